@@ -1,0 +1,367 @@
+"""The archive: the one object through which everything else captures, records, asks and reads.
+
+Writing is a list of operations committed as one group: ``commit`` runs each of them against a
+``Transaction``, makes records and events durable, and applies the events to the catalog. It blocks and is
+called from one thread at a time; ``committer.Committer`` is its face for trio.
+"""
+
+import logging
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import apsw
+
+from archivefs import __version__
+from archivefs import config as configuration
+from archivefs.catalog.catalog import Catalog, Change
+from archivefs.catalog.reader import Reader
+from archivefs.config import ConverterConfig
+from archivefs.errors import (
+    ArchiveError,
+    ArchiveExistsError,
+    ConfigError,
+    ContentDamagedError,
+    JournalDamagedError,
+    LockedError,
+    NotAnArchiveError,
+    ReadOnlyError,
+)
+from archivefs.events import AnyEvent, AttemptFinished, Created, Event, Outcome, Status
+from archivefs.operations import IdClock, Operation, Transaction, captured_event
+from archivefs.store import lock, recovery
+from archivefs.store.content import ContentReader
+from archivefs.store.durable import make_dirs, replacing, sync_dir
+from archivefs.store.segment import ScannedRecord
+from archivefs.store.store import Store
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+CATALOG = "catalog.sqlite"
+APPLY_BATCH = 2000
+"""Journal lines applied in one transaction when the catalog is behind."""
+DEFAULT_TOML = """\
+# Configuration of this archive; docs/configuration.md explains every key.
+schema_version = 1
+timezone = "UTC"                      # decides which day an entry belongs to; fixed once set
+reserve = "256 MB"                    # capture stops while the disk has less free than this
+
+# One table for each folder of the inbox. Without "run" its files are archived as they are.
+[converters.files]
+"""
+
+
+class Archive:
+    """An open archive. ``reader`` answers questions, ``content`` reads bytes, ``commit`` writes.
+
+    ``writable`` is false where another process holds the archive; then ``commit`` raises ``ReadOnlyError``.
+    """
+
+    reader: Reader
+    _lock: lock.Lock | None
+    _store: Store | None
+    _catalog: Catalog
+    _unapplied: list[AnyEvent]
+    _ids: IdClock
+
+    def __init__(self, root: Path, *, clock: Callable[[], int] = time.time_ns) -> None:
+        """Open for writing, and bring everything in order that a stop left behind.
+
+        Raises ``NotAnArchiveError``, ``ConfigError``, ``LockedError``, ``JournalDamagedError``, ``OSError``.
+        """
+        self._prepare(root, clock)
+        self._lock = held = lock.Lock(root)
+        try:
+            self._open_for_writing()
+        except BaseException:
+            held.release()
+            raise
+
+    def _prepare(self, root: Path, clock: Callable[[], int]) -> None:
+        self.root = root
+        self.config = configuration.load(root)
+        self.zone = self.config.zone
+        self.content = ContentReader(root / "content")
+        self._clock = clock
+        self._lock = None
+        self._store = None
+        self._unapplied = []
+
+    @classmethod
+    def open_for_reading(cls, root: Path, *, clock: Callable[[], int] = time.time_ns) -> Self:
+        """Open beside the process that writes, or as the writer where there is none.
+
+        So a stop that nobody cleaned up after is brought in order by the next command, whichever it is.
+        """
+        try:
+            return cls(root, clock=clock)
+        except LockedError:
+            archive = cls.__new__(cls)
+            archive._prepare(root, clock)
+            archive.reader = Reader.open(root / CATALOG)
+            return archive
+
+    @staticmethod
+    def create(root: Path, toml: str = DEFAULT_TOML, *, clock: Callable[[], int] = time.time_ns) -> None:
+        """Make an empty archive. Raises ``ArchiveExistsError``, ``ConfigError``, ``OSError``."""
+        file = root / configuration.FILE
+        if root.exists() and (not root.is_dir() or any(root.iterdir())):
+            what = "already an archive" if file.exists() else "not an empty folder"
+            raise ArchiveExistsError(f"{root} is {what}; nothing was changed")
+        config = configuration.parse(toml.encode(), str(file))
+        make_dirs(root.resolve())
+        root.chmod(0o700)
+        for folder in ("journal", "content", "staging", "converters"):
+            make_dirs(root / folder)
+        store = Store(root, clock)
+        event = Created(
+            archive=str(uuid.uuid4()),
+            timezone=config.timezone,
+            format=FORMAT,
+            program=f"archivefs {__version__}",
+        )
+        store.commit([event])
+        store.close()
+        with replacing(file) as out:
+            out.write(toml.encode())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all files and give the lock back. What was committed needs no close to be safe."""
+        self.reader.close()
+        self.content.close()
+        if self._store is not None:
+            self._catalog.close()
+            self._store.close()
+        if self._lock is not None:
+            self._lock.release()
+
+    @property
+    def writable(self) -> bool:
+        """Whether this process may commit."""
+        return self._store is not None and not self._store.failed
+
+    @property
+    def failure(self) -> str:
+        """Why the archive became read-only, '' while it did not."""
+        return self._store.failed if self._store else ""
+
+    def now_ms(self) -> int:
+        """The archive's clock in Unix milliseconds."""
+        return self._clock() // 10**6
+
+    def note_mountpoint(self, mountpoint: str) -> None:
+        """Say in the lock file where the archive is mounted; '' when it no longer is."""
+        if self._lock is not None:
+            self._lock.note(mountpoint)
+
+    def converter_config(self, name: str) -> ConverterConfig:
+        """The configuration of a converter, the defaults for one that archive.toml has no more."""
+        return self.config.converters.get(name, ConverterConfig())
+
+    # -- opening ---------------------------------------------------------------------------------------
+
+    def _open_for_writing(self) -> None:
+        self._store = store = Store(self.root, self._clock)
+        store.journal.check_checkpoint()
+        self._catalog = self._open_catalog()
+        self._catch_up()
+        self._check_timezone()
+        self.reader = Reader.open(self.root / CATALOG)
+        self._ids = IdClock(self.reader.last_id())
+        self._recover(store)
+        store.journal.seal_finished_days()
+
+    def _open_catalog(self) -> Catalog:
+        path = self.root / CATALOG
+        try:
+            return Catalog(path)
+        except apsw.Error as error:
+            kept = path.with_name(f"{CATALOG}.damaged")
+            log.error(
+                "the catalog is damaged (%s); kept as %s, made again from the journal", error, kept.name
+            )
+            remove_catalog(path, keep_as=kept)
+            return Catalog(path)
+
+    def _catch_up(self) -> None:
+        """Apply the journal's lines that the catalog does not have yet."""
+        store, catalog = self._require_store(), self._catalog
+        seq, sha256 = catalog.applied
+        head = store.journal.head
+        if seq > head.seq or (seq == head.seq and sha256 != head.sha256):
+            raise JournalDamagedError(
+                f"the journal ends at line {head.seq}, the catalog knows line {seq}: the journal was cut or "
+                f"changed; keep a copy of {self.root}, put the missing part back, or accept the loss with "
+                "archivefs rebuild"
+            )
+        if head.seq == 0:
+            raise NotAnArchiveError(f"{self.root}: the journal is empty, the archive was not made completely")
+        if seq < head.seq:
+            apply_journal(store, catalog)
+
+    def _check_timezone(self) -> None:
+        fixed = self._catalog.timezone
+        if fixed != self.config.timezone:
+            raise ConfigError(
+                f"{self.root / configuration.FILE}: timezone: is {self.config.timezone!r}, "
+                f"must stay {fixed!r}: it decided the day of every entry"
+            )
+
+    def _recover(self, store: Store) -> None:
+        """Torn ends are kept aside and cut; whole sources become entries; running attempts wait again."""
+        events: list[Event] = []
+        if (cut := recovery.cut_journal(store, self.root)) is not None:
+            events.append(cut)
+        txn = self._transaction(store)
+        for tail in recovery.find_tails(store.content_dir, self.reader.segment_ends()):
+            end = tail.end
+            for record in tail.records:
+                if not self._is_unknown_source(record):
+                    break
+                txn.record(captured_event(txn, record.header, record.location))
+                end = record.location.offset + record.location.length
+            if end < tail.size:
+                reason = "bytes behind the last record that the journal knows"
+                events.append(recovery.cut_tail(store, tail._replace(end=end), reason))
+        for entry in self.reader.with_status(Status.CONVERTING):
+            attempt = self.reader.attempts(entry.n)[-1]
+            events.append(
+                AttemptFinished(
+                    id=entry.id, attempt=attempt.attempt, outcome=Outcome.INTERRUPTED, status=Status.PENDING,
+                    started_ms=attempt.started_ms, duration_ms=0, due_ms=self.now_ms(),
+                    error="archivefs stopped while this conversion ran",
+                )
+            )  # fmt: skip
+        if events or txn.events:
+            log.warning("recovered after an unclean stop: %d events", len(events) + len(txn.events))
+            self._write([*events, *txn.events])
+            self._ids = IdClock(self.reader.last_id())
+
+    def _is_unknown_source(self, record: ScannedRecord) -> bool:
+        """Whether a record behind the journal's last is a source that is whole, and no entry yet."""
+        header, place = record.header, record.location
+        if header.kind != "source" or self.reader.by_id(header.id) is not None:
+            return False
+        try:
+            return self.content.sha256(place, header.size) == header.sha256
+        except ContentDamagedError:
+            return False
+
+    # -- writing ---------------------------------------------------------------------------------------
+
+    def _require_store(self) -> Store:
+        if self._store is None:
+            raise ReadOnlyError(f"{self.root} is open for reading only: another process writes")
+        return self._store
+
+    def _transaction(self, store: Store) -> Transaction:
+        return Transaction(store, Reader(self._catalog.db), self.config, self._ids, self.now_ms())
+
+    def commit(self, operations: Sequence[Operation[Any]]) -> tuple[list[Any], list[Change]]:
+        """Do the operations as one durable group; blocks until the disk has it.
+
+        Returns, in the order given, what each made or the exception that undid it; and what changed.
+        Operations that were prepared before cost nothing here. Raises ``ReadOnlyError`` without a lock.
+        """
+        store = self._require_store()
+        outcomes: list[Any] = [None] * len(operations)
+        for operation in operations:
+            operation.prepare(self.config)
+        txn = self._transaction(store)
+        start = txn.savepoint()
+        for index in sorted(range(len(operations)), key=lambda n: operations[n].order):
+            before = txn.savepoint()
+            try:
+                outcomes[index] = operations[index].run(txn)
+            except Exception as error:
+                if not isinstance(error, ArchiveError):
+                    log.exception("a %s failed", type(operations[index]).__name__)
+                txn.rollback(before)
+                outcomes[index] = error
+        changes: list[Change] = []
+        if txn.events:
+            try:
+                changes = self._write(txn.events)
+            except ArchiveError as error:
+                txn.rollback(start)
+                outcomes = [each if isinstance(each, Exception) else error for each in outcomes]
+            except BaseException:
+                txn.rollback(start)
+                raise
+        return outcomes, changes
+
+    def _write(self, events: Sequence[Event]) -> list[Change]:
+        """Journal first, then the catalog; a catalog that fails is caught up with the next group."""
+        store = self._require_store()
+        self._unapplied += store.commit(events)
+        try:
+            changes = self._catalog.apply_all(self._unapplied, store.journal.head.sha256)
+        except apsw.Error:
+            log.exception("the catalog refused %d events; they are in the journal", len(self._unapplied))
+            return []
+        self._unapplied = []
+        return changes
+
+    def seal_finished_days(self) -> None:
+        """Compress the journal of finished days. Raises ``OSError``; then it is tried again later."""
+        self._require_store().journal.seal_finished_days()
+
+
+def apply_journal(store: Store, catalog: Catalog) -> int:
+    """Apply all lines behind the catalog's last; returns how many. Raises ``JournalDamagedError``."""
+    count = 0
+    batch: list[AnyEvent] = []
+    for event in store.journal.read(catalog.applied[0]):
+        if len(batch) == APPLY_BATCH:
+            catalog.apply_all(batch, event.prev)
+            count += len(batch)
+            batch = []
+        batch.append(event)
+    if batch:
+        catalog.apply_all(batch, store.journal.head.sha256)
+    return count + len(batch)
+
+
+def remove_catalog(path: Path, *, keep_as: Path | None = None) -> None:
+    """Remove catalog.sqlite and the files SQLite keeps beside it, or set it aside."""
+    for suffix in ("", "-wal", "-shm"):
+        file = path.with_name(path.name + suffix)
+        if not file.exists():
+            continue
+        if keep_as is None:
+            file.unlink()
+        else:
+            file.replace(keep_as.with_name(keep_as.name + suffix))
+
+
+def rebuild(root: Path, *, clock: Callable[[], int] = time.time_ns) -> int:
+    """Make the catalog again from the journal; returns the number of events.
+
+    The old catalog stays until the new one is complete. Raises ``LockedError`` while the archive is mounted,
+    ``JournalDamagedError`` where the journal is not whole.
+    """
+    configuration.load(root)
+    held = lock.Lock(root)
+    try:
+        store = Store(root, clock)
+        fresh = root / f"{CATALOG}.new"
+        remove_catalog(fresh)
+        catalog = Catalog(fresh)
+        count = apply_journal(store, catalog)
+        catalog.close()
+        remove_catalog(root / CATALOG)
+        fresh.replace(root / CATALOG)
+        sync_dir(root)
+        store.close()
+    finally:
+        held.release()
+    return count

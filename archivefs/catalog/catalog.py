@@ -1,0 +1,319 @@
+"""The writer of the catalog: how each kind of event changes the rows.
+
+``apply`` is the only code that writes. Given the same journal it makes the same rows, number for number, so
+a catalog that was kept up to date and one that was rebuilt are equal.
+"""
+
+import contextlib
+import importlib.resources
+from collections.abc import Iterator, Sequence
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
+
+import apsw
+import msgspec
+
+from archivefs import names
+from archivefs.errors import NotAnArchiveError
+from archivefs.events import (
+    STATUSES,
+    AnyEvent,
+    AttemptFinished,
+    AttemptStarted,
+    Captured,
+    Content,
+    Created,
+    Location,
+    Status,
+    TailCut,
+    Touched,
+)
+
+SCHEMA_VERSION = 1
+_NUMBER = {status: number for number, status in enumerate(STATUSES)}
+_EPOCH = date(1970, 1, 1).toordinal()
+
+
+class Change(NamedTuple):
+    """What a commit did to one entry, for those who cache it. ``before`` is None for a new entry."""
+
+    n: int
+    id: str
+    converter_id: int
+    day: int
+    before: Status | None
+    after: Status
+
+
+def day_number(day: str) -> int:
+    """Days since 1970-01-01 of ``YYYY-MM-DD``."""
+    return date.fromisoformat(day).toordinal() - _EPOCH
+
+
+def day_text(number: int) -> str:
+    """``YYYY-MM-DD`` of days since 1970-01-01."""
+    return date.fromordinal(number + _EPOCH).isoformat()
+
+
+def status_number(status: Status) -> int:
+    """The number by which the catalog stores a status."""
+    return _NUMBER[status]
+
+
+def connect(path: Path, *, readonly: bool = False) -> apsw.Connection:
+    """Open the catalog as every user of it must: WAL, foreign keys, a patient lock.
+
+    ``synchronous=NORMAL``: a power cut may lose the last transactions but never the file's order; the journal
+    has them (SQLite, "Write-Ahead Logging", section on durability).
+    """
+    flags = apsw.SQLITE_OPEN_READONLY if readonly else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+    db = apsw.Connection(str(path), flags=flags)
+    db.set_busy_timeout(10_000)
+    if not readonly:
+        db.execute("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=ON")
+        db.execute("PRAGMA wal_autocheckpoint=4000")
+    db.execute("PRAGMA cache_size=-16000; PRAGMA temp_store=MEMORY")
+    return db
+
+
+class Catalog:
+    """The writing connection. One thread at a time; readers use their own connection."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create. Raises ``NotAnArchiveError`` (another schema) or ``apsw.Error`` (damaged)."""
+        fresh = not path.exists() or path.stat().st_size == 0
+        self.db = connect(path)
+        self._segments: dict[str, int] = {}
+        self._converters: dict[str, int] = {}
+        self._zone: ZoneInfo | None = None
+        if fresh:
+            schema = importlib.resources.files("archivefs.catalog").joinpath("schema.sql").read_text()
+            with self.transaction():
+                self.db.execute(schema)
+                self._set_meta("schema", SCHEMA_VERSION)
+                self._set_meta("applied_seq", 0)
+                self._set_meta("applied_sha256", "0" * 64)
+        found = self._meta("schema")
+        if found != SCHEMA_VERSION:
+            self.db.close()
+            raise NotAnArchiveError(
+                f"{path}: schema {found!r}, known here is {SCHEMA_VERSION}; archivefs rebuild makes it again"
+            )
+
+    def close(self) -> None:
+        """Close the file; the WAL is folded in."""
+        self.db.close()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing for what is applied inside."""
+        self.db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self.db.execute("ROLLBACK")
+            self._segments.clear()
+            self._converters.clear()
+            raise
+        self.db.execute("COMMIT")
+
+    def _meta(self, key: str) -> Any:  # noqa: ANN401  a SQLite value of any type
+        try:
+            return self.db.execute("SELECT value FROM meta WHERE key = ?", (key,)).get
+        except apsw.SQLError:
+            return None
+
+    def _set_meta(self, key: str, value: object) -> None:
+        self.db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    @property
+    def applied(self) -> tuple[int, str]:
+        """Number and hash of the last journal line that is in the catalog."""
+        return self._meta("applied_seq"), self._meta("applied_sha256")
+
+    @property
+    def timezone(self) -> str:
+        """The time zone that the archive was made with."""
+        return str(self._meta("timezone"))
+
+    def apply_all(self, batch: Sequence[AnyEvent], head_sha256: str) -> list[Change]:
+        """Apply consecutive events in one transaction; ``head_sha256`` is the hash of the last one's line."""
+        changes: list[Change] = []
+        with self.transaction():
+            for event in batch:
+                changes.extend(self.apply(event))
+            if batch:
+                self._set_meta("applied_seq", batch[-1].seq)
+                self._set_meta("applied_sha256", head_sha256)
+        return changes
+
+    def apply(self, event: AnyEvent) -> list[Change]:
+        """Bring the rows up to what the event says; inside a transaction."""
+        match event:
+            case Captured():
+                return self._captured(event)
+            case AttemptStarted():
+                return self._attempt_started(event)
+            case AttemptFinished():
+                return self._attempt_finished(event)
+            case Touched():
+                return self._touched(event)
+            case Created():
+                self._set_meta("timezone", event.timezone)
+            case TailCut():
+                pass
+        return []
+
+    # -- entries ---------------------------------------------------------------------------------------
+
+    def _captured(self, event: Captured) -> list[Change]:
+        name = names.original(event.name, event.name_hex)
+        converter_id = self._converter_id(event.converter)
+        day = day_number(event.day)
+
+        def taken(candidate: bytes) -> bool:
+            sql = "SELECT 1 FROM entries WHERE converter_id = ? AND day = ? AND flat_name = ?"
+            return self.db.execute(sql, (converter_id, day, candidate)).get is not None
+
+        place = event.location
+        row = (
+            event.id, converter_id, day, _NUMBER[event.status], name,
+            names.original(event.folder, event.folder_hex), names.first_free(name, taken),
+            self._twin(event, name, converter_id, day), event.sha256[:6], event.sha256, event.size,
+            event.mtime_ns, event.mode, event.uid, event.gid, event.captured_ms, event.reason, "",
+            event.due_ms, 0, event.seq, self._segment_id(place), place.offset, place.header,
+            place.stored, place.length,
+        )  # fmt: skip
+        self.db.execute(f"INSERT INTO entries VALUES (NULL{', ?' * len(row)})", row)
+        n = self.db.last_insert_rowid()
+        self._count(converter_id, day, event.status, 1, event.size, place.length)
+        changes = [Change(n, event.id, converter_id, day, None, event.status)]
+        if event.supersedes:
+            self.db.execute("UPDATE entries SET superseded_by = ? WHERE id = ?", (event.id, event.supersedes))
+            changes += self._move(event.supersedes, Status.SUPERSEDED, 0, event.seq)
+        return changes
+
+    def _twin(self, event: Captured, name: bytes, converter_id: int, day: int) -> int:
+        """1, or one more than the highest among the entries that would have the same directory name.
+
+        Those have the same first six hex digits, local second, converter, day and (perhaps shortened) name.
+        """
+        start = event.captured_ms - event.captured_ms % 1000
+        rows = self.db.execute(
+            "SELECT name, twin FROM entries WHERE hex = ? AND captured_ms BETWEEN ? AND ?"
+            " AND converter_id = ? AND day = ?",
+            (event.sha256[:6], start, start + 999, converter_id, day),
+        )
+        moment = datetime.fromtimestamp(0, UTC)
+        label = names.entry_label(moment, event.sha256, name, 1)
+        same = [row[1] for row in rows if names.entry_label(moment, event.sha256, row[0], 1) == label]
+        return max(same, default=0) + 1
+
+    def _move(self, id_: str, after: Status, due_ms: int, seq: int) -> list[Change]:
+        """Give an entry another status, and keep the totals."""
+        row = self.db.execute(
+            "SELECT n, converter_id, day, status, size, length FROM entries WHERE id = ?", (id_,)
+        ).get
+        if row is None:
+            return []
+        n, converter_id, day, number, size, length = row
+        before = STATUSES[number]
+        self.db.execute(
+            "UPDATE entries SET status = ?, due_ms = ?, changed_seq = ? WHERE n = ?",
+            (_NUMBER[after], due_ms, seq, n),
+        )
+        if before != after:
+            self._count(converter_id, day, before, -1, -size, -length)
+            self._count(converter_id, day, after, 1, size, length)
+        return [Change(n, id_, converter_id, day, before, after)]
+
+    def _count(
+        self, converter_id: int, day: int, status: Status, entries: int, size: int, length: int
+    ) -> None:
+        self.db.execute(
+            "INSERT INTO totals VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+            " entries = entries + excluded.entries, size = size + excluded.size,"
+            " length = length + excluded.length",
+            (converter_id, day, _NUMBER[status], entries, size, length),
+        )
+        if entries < 0:
+            self.db.execute(
+                "DELETE FROM totals WHERE converter_id = ? AND day = ? AND status = ? AND entries = 0",
+                (converter_id, day, _NUMBER[status]),
+            )
+
+    def _touched(self, event: Touched) -> list[Change]:
+        self.db.execute(
+            "UPDATE entries SET mtime_ns = ?, mode = ?, uid = ?, gid = ?, changed_seq = ? WHERE id = ?",
+            (event.mtime_ns, event.mode, event.uid, event.gid, event.seq, event.id),
+        )
+        row = self.db.execute(
+            "SELECT n, converter_id, day, status FROM entries WHERE id = ?", (event.id,)
+        ).get
+        if row is None:
+            return []
+        return [Change(row[0], event.id, row[1], row[2], STATUSES[row[3]], STATUSES[row[3]])]
+
+    # -- attempts --------------------------------------------------------------------------------------
+
+    def _attempt_started(self, event: AttemptStarted) -> list[Change]:
+        started_ms = int(datetime.fromisoformat(event.at).timestamp() * 1000)
+        self.db.execute("UPDATE entries SET attempts = ? WHERE id = ?", (event.attempt, event.id))
+        self.db.execute(
+            "INSERT INTO attempts SELECT n, ?, ?, '', ?, 0, '', '{}', '', '[]' FROM entries WHERE id = ?",
+            (event.attempt, event.cause, started_ms, event.id),
+        )
+        return self._move(event.id, Status.CONVERTING, 0, event.seq)
+
+    def _attempt_finished(self, event: AttemptFinished) -> list[Change]:
+        n = self.db.execute("SELECT n FROM entries WHERE id = ?", (event.id,)).get
+        self.db.execute(
+            "UPDATE attempts SET outcome = ?, started_ms = ?, duration_ms = ?, version = ?, arguments = ?,"
+            " error = ?, warnings = ? WHERE n = ? AND attempt = ?",
+            (
+                event.outcome, event.started_ms, event.duration_ms, event.version,
+                msgspec.json.encode(event.arguments).decode(), event.error,
+                msgspec.json.encode(event.warnings).decode(), n, event.attempt,
+            ),
+        )  # fmt: skip
+        if event.log is not None:
+            self._content(n, event.attempt, 0, event.log)
+        for ordinal, report in enumerate(event.reports, 1):
+            self._content(n, event.attempt, ordinal, report)
+        return self._move(event.id, event.status, event.due_ms, event.seq)
+
+    def _content(self, n: int, attempt: int, ordinal: int, content: Content) -> None:
+        place = content.location
+        where = (0, 0, 0, 0, 0)
+        if place is not None:
+            where = (self._segment_id(place), place.offset, place.header, place.stored, place.length)
+        self.db.execute(
+            f"INSERT INTO contents VALUES (?, ?, ?, ?, ?, ?{', ?' * len(where)})",
+            (n, attempt, ordinal, content.name, content.size, content.sha256, *where),
+        )
+
+    # -- names with numbers ----------------------------------------------------------------------------
+
+    def _converter_id(self, name: str) -> int:
+        if name not in self._converters:
+            self.db.execute("INSERT OR IGNORE INTO converters (name) VALUES (?)", (name,))
+            sql = "SELECT converter_id FROM converters WHERE name = ?"
+            self._converters[name] = self.db.execute(sql, (name,)).get
+        return self._converters[name]
+
+    def _segment_id(self, place: Location) -> int:
+        """The number of the record's segment, whose journaled end moves behind the record."""
+        if place.segment not in self._segments:
+            self.db.execute(
+                "INSERT OR IGNORE INTO segments (name, end_bytes) VALUES (?, 0)", (place.segment,)
+            )
+            sql = "SELECT segment_id FROM segments WHERE name = ?"
+            self._segments[place.segment] = self.db.execute(sql, (place.segment,)).get
+        segment_id = self._segments[place.segment]
+        self.db.execute(
+            "UPDATE segments SET end_bytes = max(end_bytes, ?) WHERE segment_id = ?",
+            (place.offset + place.length, segment_id),
+        )
+        return segment_id

@@ -1,0 +1,98 @@
+-- The catalog: an index of the journal, and nothing that the journal does not say. It may be deleted at any time;
+-- `archivefs rebuild` makes an equal one. Written only by Catalog.apply(event), one transaction per commit.
+-- Times ending in _ms are Unix time in milliseconds (UTC), in _ns nanoseconds. Sizes are bytes.
+
+CREATE TABLE meta (
+    key   TEXT PRIMARY KEY,        -- schema: version of this file; applied_seq, applied_sha256: last journal line
+    value ANY NOT NULL             --   that is in here; timezone: of the archive
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE converters (
+    converter_id INTEGER PRIMARY KEY, -- 1, 2, ... in the order of first capture; part of inode numbers
+    name         TEXT NOT NULL UNIQUE
+) STRICT;
+
+CREATE TABLE segments (
+    segment_id INTEGER PRIMARY KEY, -- 1, 2, ... in the order of first use
+    name       TEXT NOT NULL UNIQUE,-- path below content/, such as 2026/02/13/ict-csv.sources.zst
+    end_bytes  INTEGER NOT NULL     -- where the last record that the journal knows ends; the file should end there too
+) STRICT;
+
+CREATE TABLE entries (
+    n            INTEGER PRIMARY KEY, -- 1, 2, ... in the order of the journal; part of inode numbers
+    id           TEXT NOT NULL UNIQUE,-- archive id, YYYYMMDDTHHMMSSmmm-xxxxxx
+    converter_id INTEGER NOT NULL REFERENCES converters,
+    day          INTEGER NOT NULL,    -- days since 1970-01-01 in the archive's time zone
+    status       INTEGER NOT NULL,    -- position in events.STATUSES
+    name         BLOB NOT NULL,       -- original name, exact bytes
+    folder       BLOB NOT NULL,       -- sub-directory of the inbox it was saved in, '' for none
+    flat_name    BLOB NOT NULL,       -- unique name within (converter, day), for sources/
+    twin         INTEGER NOT NULL,    -- 1; 2, 3, ... for entries whose directory name would equal an earlier one's
+    hex          TEXT NOT NULL,       -- first six hex digits of sha256
+    sha256       TEXT NOT NULL,       -- of the source
+    size         INTEGER NOT NULL,    -- of the source
+    mtime_ns     INTEGER NOT NULL,    -- of the source, as its writer left it
+    mode         INTEGER NOT NULL,    -- permission bits in the inbox
+    uid          INTEGER NOT NULL,    -- owner in the inbox
+    gid          INTEGER NOT NULL,
+    captured_ms  INTEGER NOT NULL,    -- the server's clock at capture
+    reason       TEXT NOT NULL,       -- why it has the status it was captured with, '' if obvious
+    superseded_by TEXT NOT NULL,      -- id of the later version, '' for none
+    due_ms       INTEGER NOT NULL,    -- earliest time of the next conversion, 0: none by itself
+    attempts     INTEGER NOT NULL,    -- how many began
+    changed_seq  INTEGER NOT NULL,    -- journal line of the last change
+    segment_id   INTEGER NOT NULL REFERENCES segments,
+    offset       INTEGER NOT NULL,    -- of the record in the segment
+    header       INTEGER NOT NULL,    -- length of its header frame
+    stored       INTEGER NOT NULL,    -- length of its content frames
+    length       INTEGER NOT NULL     -- length of the whole record
+) STRICT;
+-- one page of any directory of entries
+CREATE INDEX entries_by_place ON entries (converter_id, day, status, n);
+-- an entry by its directory name, and by the beginning of its SHA-256
+CREATE INDEX entries_by_hex ON entries (hex, captured_ms);
+-- a source by its name in sources/
+CREATE UNIQUE INDEX entries_by_flat_name ON entries (converter_id, day, flat_name);
+-- what waits for conversion
+CREATE INDEX entries_by_due ON entries (due_ms) WHERE due_ms > 0;
+
+CREATE TABLE attempts (
+    n           INTEGER NOT NULL REFERENCES entries,
+    attempt     INTEGER NOT NULL,   -- 1, 2, ...
+    cause       TEXT NOT NULL,      -- capture, retry
+    outcome     TEXT NOT NULL,      -- an events.Outcome, '' while it runs
+    started_ms  INTEGER NOT NULL,
+    duration_ms INTEGER NOT NULL,
+    version     TEXT NOT NULL,      -- of the converter, as it says itself
+    arguments   TEXT NOT NULL,      -- JSON object
+    error       TEXT NOT NULL,      -- text of error.txt, '' for none
+    warnings    TEXT NOT NULL,      -- JSON array of strings
+    PRIMARY KEY (n, attempt)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE contents (             -- what attempts stored
+    n          INTEGER NOT NULL,
+    attempt    INTEGER NOT NULL,
+    ordinal    INTEGER NOT NULL,    -- 0: the log; 1, 2, ...: the reports
+    name       TEXT NOT NULL,       -- as under attempts/N/
+    size       INTEGER NOT NULL,
+    sha256     TEXT NOT NULL,
+    segment_id INTEGER NOT NULL,    -- 0: not kept, with the four that follow
+    offset     INTEGER NOT NULL,
+    header     INTEGER NOT NULL,
+    stored     INTEGER NOT NULL,
+    length     INTEGER NOT NULL,
+    PRIMARY KEY (n, attempt, ordinal)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE totals (               -- kept up to date by apply, so that the top of the tree never scans entries
+    converter_id INTEGER NOT NULL,
+    day          INTEGER NOT NULL,
+    status       INTEGER NOT NULL,
+    entries      INTEGER NOT NULL,
+    size         INTEGER NOT NULL,  -- of the sources
+    length       INTEGER NOT NULL,  -- of their records on disk
+    PRIMARY KEY (converter_id, day, status)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX totals_by_day ON totals (day, converter_id, status, entries);
+CREATE INDEX totals_by_status ON totals (status, converter_id, day, entries);

@@ -1,0 +1,215 @@
+"""archive.toml: what may stand in it, its defaults, and an error for everything else.
+
+The file is checked as a whole before anything starts. An error names the file, the key and what is allowed.
+"""
+
+import difflib
+import os
+import re
+import tomllib
+import zoneinfo
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from archivefs import names
+from archivefs.errors import ConfigError, NotAnArchiveError, UnknownConverterError
+
+SCHEMA_VERSION = 1
+FILE = "archive.toml"
+
+JUNK = (
+    ".*", "*.tmp", "*.part", "*.filepart", "*.crdownload", "*.swp", "*~", "~$*", "._*",
+    ".Trash-*", "Thumbs.db", "desktop.ini", ".DS_Store",
+)  # fmt: skip
+"""Names that programs use for files that are not finished or not data; accepted, never captured.
+
+Collected from the ignore lists of drop-folder products (paperless-ngx, syncthing) and from what rsync,
+browsers, editors, Windows, macOS and freedesktop file managers leave behind.
+"""
+
+Seconds = Annotated[float, Meta(ge=0)]
+_S = TypeVar("_S", bound="_Section")
+
+
+class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of the file: unknown keys are errors."""
+
+
+class ConverterConfig(_Section, frozen=True, kw_only=True):
+    """One ``[converters.NAME]`` table; times in seconds. ``run`` empty: archive only."""
+
+    run: str = ""
+    path: list[str] = []
+    patterns: list[str] = []
+    arguments: dict[str, Any] = {}
+    priority: Annotated[int, Meta(ge=1, le=10)] = 5
+    settle_seconds: Seconds = 2.0
+    linger_seconds: Seconds = 2.0
+    timeout_seconds: Annotated[float, Meta(gt=0)] = 300.0
+    memory_mb: Annotated[int, Meta(ge=64)] = 512
+    max_retries: Annotated[int, Meta(ge=0)] = 3
+    retry_delay_seconds: Seconds = 60.0
+    post_action: Literal["archive", "keep"] = "archive"
+    compression_level: Annotated[int, Meta(ge=1, le=19)] = 3
+    archive_sources: bool = True
+    archive_reports: bool = True
+
+
+class Config(_Section, frozen=True, kw_only=True):
+    """The whole file, checked. ``reserve_bytes``: capture stops while the disk has less free than this."""
+
+    schema_version: int
+    timezone: str = "UTC"
+    reserve_bytes: int = 256 * 1024 * 1024
+    junk: tuple[str, ...] = JUNK
+    workers: Annotated[int, Meta(ge=1, le=256)] = os.cpu_count() or 1
+    converters: dict[str, ConverterConfig] = {}
+
+    @property
+    def zone(self) -> zoneinfo.ZoneInfo:
+        """The time zone that decides which day an entry belongs to."""
+        return zoneinfo.ZoneInfo(self.timezone)
+
+    def converter(self, name: str) -> ConverterConfig:
+        """The configuration of one converter. Raises ``UnknownConverterError`` naming those there are."""
+        try:
+            return self.converters[name]
+        except KeyError:
+            known = ", ".join(sorted(self.converters)) or "none"
+            raise UnknownConverterError(f'no converter "{name}" in {FILE}; it has: {known}') from None
+
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]?i?B)?", re.IGNORECASE)
+_UNIT = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
+         "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40, "ib": 1}  # fmt: skip
+
+
+def parse_size(value: object) -> int:
+    """Bytes of ``"10 GB"``, ``"512 MiB"`` or a whole number. Raises ``ValueError`` saying what is allowed."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None or (match[2] or "").lower() == "ib":
+        raise ValueError('a size such as "10 GB", "512 MiB" or a number of bytes')
+    return int(float(match[1]) * _UNIT[(match[2] or "B").lower()])
+
+
+def load(root: Path) -> Config:
+    """The checked configuration of the archive at ``root``.
+
+    Raises ``NotAnArchiveError`` where there is no archive.toml, ``ConfigError`` for anything wrong in it.
+    """
+    file = root / FILE
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        raise NotAnArchiveError(
+            f"{root} is not an archive: it has no {FILE} (archivefs init {root})"
+        ) from None
+    except NotADirectoryError:
+        raise NotAnArchiveError(f"{root} is not an archive: it is not a folder") from None
+    return parse(data, str(file))
+
+
+def parse(data: bytes, file: str) -> Config:
+    """Check the bytes of an archive.toml; ``file`` is named in errors. Raises ``ConfigError``."""
+    try:
+        raw = tomllib.loads(data.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: not valid TOML: {error}") from None
+    version = raw.get("schema_version")
+    if version != SCHEMA_VERSION:
+        newer = isinstance(version, int) and version > SCHEMA_VERSION
+        hint = "it was written for a newer archivefs" if newer else f"write schema_version = {SCHEMA_VERSION}"
+        raise ConfigError(f"{file}: schema_version: is {version!r}, allowed is {SCHEMA_VERSION}; {hint}")
+    converters = raw.get("converters", {})
+    if not isinstance(converters, dict):
+        raise ConfigError(f"{file}: converters: must be tables, [converters.NAME]")
+    top = {key: value for key, value in raw.items() if key != "converters"}
+    top |= _reserve(top, file)
+    top.pop("reserve", None)
+    config = _section(top, Config, file, "", hidden={"reserve_bytes"}, extra={"reserve"})
+    checked = {name: _converter(name, section, file) for name, section in converters.items()}
+    _check_zone(config.timezone, file)
+    return msgspec.structs.replace(config, converters=checked)
+
+
+def _reserve(top: Mapping[str, Any], file: str) -> dict[str, Any]:
+    """``reserve = "256 MB"`` as bytes, under the name that the struct has for it."""
+    if "reserve_bytes" in top:
+        raise ConfigError(f'{file}: reserve_bytes: unknown key, did you mean "reserve"?')
+    if "reserve" not in top:
+        return {}
+    try:
+        return {"reserve_bytes": parse_size(top["reserve"])}
+    except ValueError as error:
+        raise ConfigError(f"{file}: reserve: is {top['reserve']!r}, must be {error}") from None
+
+
+def _check_zone(name: str, file: str) -> None:
+    try:
+        zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        raise ConfigError(
+            f'{file}: timezone: is {name!r}, must be a zone name such as "UTC" or "Europe/Oslo"'
+        ) from None
+
+
+def _converter(name: str, section: object, file: str) -> ConverterConfig:
+    if not names.is_converter_name(name):
+        raise ConfigError(
+            f"{file}: converters: the name {name!r} is not allowed: 1 to 64 of A-Z a-z 0-9 . _ -, "
+            "starting with a letter or digit"
+        )
+    where = f"converters.{name}"
+    if not isinstance(section, dict):
+        raise ConfigError(f"{file}: {where}: must be a table, [{where}]")
+    checked = _section(section, ConverterConfig, file, where + ".")
+    if not checked.archive_sources:
+        raise ConfigError(
+            f"{file}: {where}.archive_sources: is false, must be true; every source is archived"
+        )
+    kind, _, rest = checked.run.partition(":")
+    if checked.run and (kind not in ("python", "function", "command") or not rest.strip()):
+        raise ConfigError(
+            f'{file}: {where}.run: is {checked.run!r}, must be "python:module:Class", '
+            '"function:module:function" or "command:program arguments"; leave it out to archive only'
+        )
+    if kind in ("python", "function") and not re.fullmatch(r"[\w.]+:\w+", rest):
+        raise ConfigError(f'{file}: {where}.run: is {checked.run!r}, must be "{kind}:package.module:name"')
+    return checked
+
+
+def _section(
+    raw: Mapping[str, Any],
+    kind: type[_S],
+    file: str,
+    prefix: str,
+    *,
+    hidden: frozenset[str] | set[str] = frozenset(),
+    extra: frozenset[str] | set[str] = frozenset(),
+) -> _S:
+    """One table as its struct; ``hidden`` fields are not keys of the file, ``extra`` keys are not fields."""
+    known = ({field.name for field in msgspec.structs.fields(kind)} - hidden) | extra
+    for key in raw:
+        if key not in known and key not in hidden:
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f'did you mean "{near[0]}"?' if near else "allowed are: " + ", ".join(sorted(known))
+            raise ConfigError(f"{file}: {prefix}{key}: unknown key, {hint}")
+    try:
+        return msgspec.convert(dict(raw), kind)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `$.")
+        path = path.rstrip("`")
+        field = path.split("[")[0]
+        choices = get_args(get_type_hints(kind).get(field))
+        if choices and "enum" in message:
+            message = "allowed are: " + ", ".join(choices)
+        value = raw.get(field, "(missing)")
+        raise ConfigError(
+            f"{file}: {prefix}{path}: is {value!r}; {message[:1].lower()}{message[1:]}"
+        ) from None

@@ -1,0 +1,98 @@
+"""What is said about an entry: entry.json, attempt.json and the extended attributes. The words of queries."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from archivefs import names
+from archivefs.archive import Archive
+from archivefs.catalog.reader import Attempt, Entry, Stored, arguments_of
+
+XATTR = "user.archivefs."
+
+
+def time_text(when_ms: int) -> str:
+    """UTC with milliseconds, ``2026-02-13T14:30:22.123Z``; '' for 0."""
+    if when_ms == 0:
+        return ""
+    moment = datetime.fromtimestamp(when_ms // 1000, UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{when_ms % 1000:03d}Z"
+
+
+def entry(archive: Archive, row: Entry) -> dict[str, Any]:
+    """Everything about an entry, as entry.json shows it; keys without a value are left out."""
+    reader = archive.reader
+    contents = reader.contents(row.n)
+    place = reader.location(row)
+    facts: dict[str, Any] = {
+        **summary(archive, row),
+        "name_hex": names.hex_if_needed(row.name),
+        "folder_hex": names.hex_if_needed(row.folder),
+        "reason": row.reason,
+        "superseded_by": row.superseded_by,
+        "due_at": time_text(row.due_ms),
+        "mtime_ns": row.mtime_ns,
+        "mode": f"{row.mode:04o}",
+        "uid": row.uid,
+        "gid": row.gid,
+        "stored_bytes": row.length,
+        "segment": f"content/{place.segment}",
+        "offset": place.offset,
+        "length": place.length,
+        "attempts": [attempt(each, contents) for each in reader.attempts(row.n)],
+    }
+    return {key: value for key, value in facts.items() if value not in ("", [])}
+
+
+def summary(archive: Archive, row: Entry) -> dict[str, Any]:
+    """The facts that fit a line of a listing."""
+    facts = {
+        "id": row.id,
+        "converter": archive.reader.converter_name(row.converter_id),
+        "status": str(row.status),
+        "date": row.day_text,
+        "name": names.text(row.name),
+        "folder": names.text(row.folder),
+        "size": row.size,
+        "sha256": row.sha256,
+        "captured_at": time_text(row.captured_ms),
+    }
+    return {key: value for key, value in facts.items() if value != ""}
+
+
+def attempt(row: Attempt, contents: list[Stored]) -> dict[str, Any]:
+    """Everything about one attempt, as attempt.json shows it."""
+    facts: dict[str, Any] = {
+        "attempt": row.attempt,
+        "cause": row.cause,
+        "outcome": row.outcome or "running",
+        "started_at": time_text(row.started_ms),
+        "duration_seconds": row.duration_ms / 1000,
+        "version": row.version,
+        "arguments": arguments_of(row),
+        "error": row.error,
+        "warnings": msgspec.json.decode(row.warnings),
+        "reports": [
+            {
+                "name": each.name,
+                "size": each.size,
+                "sha256": each.sha256,
+                "archived": each.location is not None,
+            }
+            for each in contents
+            if each.attempt == row.attempt and each.ordinal > 0
+        ],
+    }
+    return {key: value for key, value in facts.items() if value not in ("", [])}
+
+
+def as_file(facts: dict[str, Any]) -> bytes:
+    """The bytes of a JSON file for people: indented, with a newline at the end."""
+    return msgspec.json.format(msgspec.json.encode(facts), indent=2) + b"\n"
+
+
+def xattrs(archive: Archive, row: Entry) -> dict[bytes, bytes]:
+    """The extended attributes ``user.archivefs.*`` of an entry's directory and source."""
+    facts = summary(archive, row)
+    return {(XATTR + key).encode(): str(value).encode() for key, value in facts.items()}

@@ -1,0 +1,192 @@
+"""The facts: one struct for each kind of journal event. Imports nothing of archivefs.
+
+An event is written as one JSON object a line (docs/format.md). Fields with their default value are left
+out of the line. ``seq``, ``at`` and ``prev`` are filled in by the journal when the event is appended.
+"""
+
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+
+class Status(StrEnum):
+    """Where an entry stands. The order is the order of the catalog's numbers and must never change."""
+
+    PENDING = "pending"
+    CONVERTING = "converting"
+    SUCCESS = "success"
+    FAILED = "failed"
+    SUSPENDED = "suspended"
+    SKIPPED = "skipped"
+    REJECTED = "rejected"
+    ARCHIVED = "archived"
+    SUPERSEDED = "superseded"
+    QUARANTINED = "quarantined"
+
+
+STATUSES = tuple(Status)
+WAITING = frozenset({Status.PENDING, Status.SUSPENDED})
+"""Statuses from which a conversion can start by itself."""
+FINAL = frozenset(Status) - {Status.PENDING, Status.CONVERTING, Status.SUSPENDED}
+"""Statuses in which nothing more happens by itself."""
+
+
+class Outcome(StrEnum):
+    """How one attempt ended. ``interrupted``: the daemon stopped; the entry waits again."""
+
+    SUCCESS = "success"
+    FAILED = "failed"
+    SUSPENDED = "suspended"
+    SKIPPED = "skipped"
+    REJECTED = "rejected"
+    INTERRUPTED = "interrupted"
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Base of the plain parts of events."""
+
+
+class Location(Record, frozen=True, kw_only=True):
+    """Where a record lies: bytes ``offset .. offset + length`` of ``content/segment``.
+
+    ``header`` and ``stored`` are the lengths of the header frame and of the content frames behind it;
+    what remains of ``length`` is the frame table.
+    """
+
+    segment: str
+    offset: int
+    header: int
+    stored: int
+    length: int
+
+
+class Actor(Record, frozen=True, kw_only=True):
+    """Who caused an event: the uid the kernel vouched for, and the program where it is known."""
+
+    uid: int
+    program: str = ""
+
+
+class Content(Record, frozen=True, kw_only=True):
+    """A stored piece of an attempt: a report or its log. ``location`` is None where it was not kept."""
+
+    name: str
+    size: int
+    sha256: str
+    location: Location | None = None
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind"):
+    """Base of all events: position, time and chain.
+
+    ``seq`` counts from 1 without gaps; ``at`` is UTC with microseconds; ``prev`` is the SHA-256 (hex) of the
+    previous line without its newline, 64 zeros for the first.
+    """
+
+    seq: int = 0
+    at: str = ""
+    prev: str = ""
+    actor: Actor | None = None
+
+
+class Created(Event, frozen=True, kw_only=True, tag="created"):
+    """The archive was made. ``timezone`` decides for good which day an entry belongs to."""
+
+    archive: str
+    timezone: str
+    format: int
+    program: str
+
+
+class Captured(Event, frozen=True, kw_only=True, tag="captured"):
+    """A source was archived: its bytes are at ``location``, its identity and attributes are here.
+
+    ``due_ms``: earliest time of its conversion (Unix milliseconds), 0 where none follows by itself.
+    ``supersedes``: the id of an earlier version of the same inbox file that this one replaces.
+    """
+
+    id: str
+    converter: str
+    day: str
+    name: str
+    name_hex: str = ""
+    folder: str = ""
+    folder_hex: str = ""
+    size: int
+    sha256: str
+    mtime_ns: int
+    mode: int
+    uid: int
+    gid: int
+    captured_ms: int
+    status: Status
+    reason: str = ""
+    due_ms: int = 0
+    supersedes: str = ""
+    location: Location
+
+
+class Touched(Event, frozen=True, kw_only=True, tag="touched"):
+    """Attributes of a captured source changed in the inbox after its capture."""
+
+    id: str
+    mtime_ns: int
+    mode: int
+    uid: int
+    gid: int
+
+
+class AttemptStarted(Event, frozen=True, kw_only=True, tag="attempt_started"):
+    """A conversion of the entry began. ``cause``: capture, retry or replay."""
+
+    id: str
+    attempt: int
+    cause: str
+
+
+class AttemptFinished(Event, frozen=True, kw_only=True, tag="attempt_finished"):
+    """A conversion of the entry ended. ``error`` is the text of error.txt.
+
+    ``status`` is what the entry becomes: a suspended attempt whose retries are used up makes it failed.
+    """
+
+    id: str
+    attempt: int
+    outcome: Outcome
+    status: Status
+    started_ms: int
+    duration_ms: int
+    version: str = ""
+    arguments: dict[str, Any] = {}
+    error: str = ""
+    warnings: list[str] = []
+    due_ms: int = 0
+    log: Content | None = None
+    reports: list[Content] = []
+
+
+class TailCut(Event, frozen=True, kw_only=True, tag="tail_cut"):
+    """Bytes behind the last whole record or line were set aside as ``quarantine/kept_as``."""
+
+    file: str
+    offset: int
+    bytes: int
+    kept_as: str
+    reason: str
+
+
+AnyEvent = Created | Captured | Touched | AttemptStarted | AttemptFinished | TailCut
+
+_encoder = msgspec.json.Encoder()
+_decoder: msgspec.json.Decoder[AnyEvent] = msgspec.json.Decoder(AnyEvent)
+
+
+def encode(event: Event) -> bytes:
+    """The event as one line of JSON, without the newline."""
+    return _encoder.encode(event)
+
+
+def decode(line: bytes) -> AnyEvent:
+    """The event of one line. Raises ``msgspec.DecodeError`` (also for fields that do not fit)."""
+    return _decoder.decode(line)

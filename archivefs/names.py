@@ -1,0 +1,106 @@
+"""Names of files as the tree shows them: original bytes in, unique labels of at most 255 bytes out.
+
+Names are bytes everywhere inside. Text for people and JSON replaces what is not UTF-8 by U+FFFD; the exact
+bytes then travel beside it as hexadecimal (``name_hex``).
+"""
+
+import fnmatch
+import os
+import re
+from collections.abc import Callable, Iterable
+from datetime import datetime
+
+NAME_MAX = 255
+"""Longest name of a file in bytes (Linux NAME_MAX)."""
+
+_CONVERTER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def is_converter_name(name: str) -> bool:
+    """Whether ``name`` can be a converter: 1 to 64 of ``A-Z a-z 0-9 . _ -``, not starting with a mark."""
+    return _CONVERTER.fullmatch(name) is not None
+
+
+def text(name: bytes) -> str:
+    """The name for people: UTF-8, with U+FFFD where the bytes are not."""
+    return name.decode("utf-8", "replace")
+
+
+def hex_if_needed(name: bytes) -> str:
+    """The exact bytes in hexadecimal where ``text`` loses something, else the empty string."""
+    return "" if text(name).encode() == name else name.hex()
+
+
+def original(name: str, name_hex: str) -> bytes:
+    """The exact bytes again, from what ``text`` and ``hex_if_needed`` gave."""
+    return bytes.fromhex(name_hex) if name_hex else name.encode()
+
+
+def _shortened(stem: bytes, limit: int) -> bytes:
+    """At most ``limit`` bytes of ``stem``, without cutting a UTF-8 character in two where it is UTF-8."""
+    if len(stem) <= limit:
+        return stem
+    cut = stem[:limit]
+    for back in range(min(3, limit) + 1):
+        piece = cut[: limit - back]
+        try:
+            piece.decode()
+        except UnicodeDecodeError:
+            continue
+        return piece
+    return cut
+
+
+def numbered(name: bytes, number: int, limit: int = NAME_MAX) -> bytes:
+    """``name`` with ``~number`` before its suffix (none for 1), shortened in the stem to fit ``limit`` bytes.
+
+    >>> numbered(b"unit.csv", 3)
+    b'unit~3.csv'
+    """
+    if number == 1 and len(name) <= limit:
+        return name
+    stem, suffix = os.path.splitext(name)  # noqa: PTH122  names are bytes
+    if len(suffix) > limit // 2:
+        stem, suffix = name, b""
+    mark = b"" if number == 1 else b"~%d" % number
+    return _shortened(stem, limit - len(suffix) - len(mark)) + mark + suffix
+
+
+def entry_label(local_time: datetime, sha256: str, name: bytes, twin: int) -> bytes:
+    """The directory name of an entry: ``HHMMSS_xxxxxx_NAME``, ``~twin`` for the later ones of equal label."""
+    prefix = local_time.strftime("%H%M%S_").encode() + sha256[:6].encode() + b"_"
+    return prefix + numbered(name, twin, NAME_MAX - len(prefix))
+
+
+_LABEL = re.compile(rb"(\d{6})_([0-9a-f]{6})_.", re.DOTALL)
+
+
+def parse_entry_label(label: bytes) -> tuple[str, str] | None:
+    """``(HHMMSS, xxxxxx)`` of a label, or None where it is none."""
+    match = _LABEL.match(label)
+    return None if match is None else (match[1].decode(), match[2].decode())
+
+
+def first_free(name: bytes, taken: Callable[[bytes], bool]) -> bytes:
+    """The first of ``name, name~2, name~3, ...`` that is not taken, in O(log n) questions.
+
+    Numbers are handed out densely, so doubling finds a free one and halving finds the first.
+    """
+    if not taken(numbered(name, 1)):
+        return numbered(name, 1)
+    low, high = 1, 2
+    while taken(numbered(name, high)):
+        low, high = high, high * 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        if taken(numbered(name, middle)):
+            low = middle
+        else:
+            high = middle
+    return numbered(name, high)
+
+
+def matches(name: bytes, patterns: Iterable[str]) -> bool:
+    """Whether a shell pattern fits the name, letters of either case alike."""
+    lowered = os.fsdecode(name).lower()
+    return any(fnmatch.fnmatchcase(lowered, pattern.lower()) for pattern in patterns)

@@ -1,0 +1,154 @@
+"""The query language: ``key=value`` words that select entries, the same everywhere.
+
+Words are separated by blanks and quoted as in a shell; commas separate alternatives. Here the words are
+checked and become typed terms; ``catalog/conditions.py`` alone knows how the catalog answers them.
+"""
+
+import difflib
+import re
+import shlex
+from collections.abc import Callable, Mapping
+from datetime import date, datetime, time, timedelta
+from typing import NamedTuple
+from zoneinfo import ZoneInfo
+
+from archivefs.config import parse_size
+from archivefs.errors import QueryError
+from archivefs.events import STATUSES, Status
+
+NO_LIMIT = 2**62
+Value = str | int | Status | date
+Parser = Callable[[str, ZoneInfo], tuple[Value, ...]]
+
+
+class Term(NamedTuple):
+    """One condition: the key and its alternatives, any of which may hold.
+
+    Values: ``Status`` for status, ``date`` for date, Unix milliseconds for from and to, bytes for sizes, text
+    for the others.
+    """
+
+    key: str
+    values: tuple[Value, ...]
+
+
+class Query(NamedTuple):
+    """A checked query: all terms must hold; at most ``limit`` entries."""
+
+    terms: tuple[Term, ...]
+    limit: int
+
+
+def _words(value: str, _: ZoneInfo) -> tuple[Value, ...]:
+    return tuple(value.split(","))
+
+
+def _whole(value: str, _: ZoneInfo) -> tuple[Value, ...]:
+    return (value,)
+
+
+def _matching(pattern: str, allowed: str) -> Parser:
+    def parse_each(value: str, _: ZoneInfo) -> tuple[Value, ...]:
+        for each in value.split(","):
+            if not re.fullmatch(pattern, each):
+                raise ValueError(allowed)
+        return tuple(value.split(","))
+
+    return parse_each
+
+
+def _status(value: str, _: ZoneInfo) -> tuple[Value, ...]:
+    for each in value.split(","):
+        if each not in STATUSES:
+            raise ValueError("one of " + ", ".join(STATUSES))
+    return tuple(Status(each) for each in value.split(","))
+
+
+def _moment(value: str, zone: ZoneInfo, *, end: bool) -> tuple[Value, ...]:
+    """Unix milliseconds of a date or time; of the end of what it names where ``end``."""
+    try:
+        if re.fullmatch(r"\d{4}-\d{2}-\d{2}", value):
+            start = datetime.combine(date.fromisoformat(value) + timedelta(days=end), time(), zone)
+            return (int(start.timestamp() * 1000) - end,)
+        moment = datetime.fromisoformat(value)
+    except (ValueError, OverflowError):
+        raise ValueError("YYYY-MM-DD or an ISO time such as 2026-02-13T14:30:22") from None
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=zone)
+    rest = 999 if end and not moment.microsecond else 0
+    return (int(moment.timestamp() * 1000) + rest,)
+
+
+def _from(value: str, zone: ZoneInfo) -> tuple[Value, ...]:
+    return _moment(value, zone, end=False)
+
+
+def _to(value: str, zone: ZoneInfo) -> tuple[Value, ...]:
+    return _moment(value, zone, end=True)
+
+
+def _date(value: str, _: ZoneInfo) -> tuple[Value, ...]:
+    try:
+        return tuple(date.fromisoformat(each) for each in value.split(","))
+    except ValueError:
+        raise ValueError("YYYY-MM-DD, or several separated by commas") from None
+
+
+def _size(value: str, _: ZoneInfo) -> tuple[Value, ...]:
+    return (parse_size(value),)
+
+
+KEYS: Mapping[str, Parser] = {
+    "id": _matching(r"\d{8}T\d{9}-[0-9a-f]{6}", "an archive id such as 20260213T143022123-a1b2c3"),
+    "converter": _words,
+    "status": _status,
+    "from": _from,
+    "to": _to,
+    "date": _date,
+    "name": _words,
+    "sha256": _matching(r"[0-9a-f]{6,64}", "6 to 64 hexadecimal digits"),
+    "text": _whole,
+    "version": _words,
+    "report": _matching("yes|no", "yes or no"),
+    "min_size": _size,
+    "max_size": _size,
+}
+
+
+def parse(words: str | list[str], zone: ZoneInfo) -> Query:
+    """Check a query: one text with shell quoting, or words that a shell has already split.
+
+    An empty query selects everything. Raises ``QueryError`` naming the key, the value and what is allowed.
+    """
+    if isinstance(words, str):
+        try:
+            words = shlex.split(words)
+        except ValueError as error:
+            raise QueryError(f"the query {words!r} is not quoted well: {error}") from None
+    limit = NO_LIMIT
+    terms: list[Term] = []
+    for word in words:
+        key, separator, value = word.partition("=")
+        if not separator or not value:
+            raise QueryError(f'"{word}" is no condition; write key=value with a key of: {_known()}')
+        if key == "limit":
+            limit = _limit(value)
+        elif key in KEYS:
+            try:
+                terms.append(Term(key, KEYS[key](value, zone)))
+            except ValueError as error:
+                raise QueryError(f"{key}={value}: must be {error}") from None
+        else:
+            near = difflib.get_close_matches(key, [*KEYS, "limit"], 1)
+            hint = f'did you mean "{near[0]}"? ' if near else ""
+            raise QueryError(f'unknown key "{key}": {hint}allowed are: {_known()}')
+    return Query(tuple(terms), limit)
+
+
+def _known() -> str:
+    return " ".join([*KEYS, "limit"])
+
+
+def _limit(value: str) -> int:
+    if not value.isdecimal() or int(value) < 1:
+        raise QueryError(f"limit={value}: must be a whole number of at least 1")
+    return int(value)

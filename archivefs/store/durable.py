@@ -1,0 +1,61 @@
+"""Files and folders that are there after a power cut: write, fsync, rename, fsync the folder."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+FILE_MODE = 0o600
+DIR_MODE = 0o700
+
+
+def make_dirs(directory: Path) -> None:
+    """Create a folder and its missing parents, each durable in its parent when this returns."""
+    missing = []
+    while not directory.exists():
+        missing.append(directory)
+        directory = directory.parent
+    for each in reversed(missing):
+        with contextlib.suppress(FileExistsError):
+            each.mkdir(DIR_MODE)
+        sync_dir(each.parent)
+
+
+def sync_dir(directory: Path) -> None:
+    """Make the names in a folder durable. Raises ``OSError``."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_all(fd: int, data: bytes | memoryview) -> None:
+    """Write all of ``data``; a short write goes on, an error is raised."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def open_append(path: Path) -> int:
+    """A descriptor that appends to ``path``; a new file is durable in its folder. Raises ``OSError``."""
+    make_dirs(path.parent)
+    fresh = not path.exists()
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, FILE_MODE)
+    if fresh:
+        sync_dir(path.parent)
+    return fd
+
+
+@contextlib.contextmanager
+def replacing(target: Path) -> Iterator[IO[bytes]]:
+    """Write a file whole or not at all: the old one stays until the new one is durable."""
+    temporary = target.with_name(target.name + ".tmp")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE)
+    with os.fdopen(fd, "wb") as out:
+        yield out
+        out.flush()
+        os.fsync(out.fileno())
+    temporary.replace(target)
+    sync_dir(target.parent)

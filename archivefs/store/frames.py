@@ -1,0 +1,203 @@
+"""Content as Zstandard frames: how it is cut, compressed, hashed, and a record laid around it.
+
+A record is three things one after the other, all valid Zstandard (RFC 8878)::
+
+    5a 2a 4d 18 | length u32 | header JSON          skippable frame (section 3.1.2), magic 0x184D2A5A
+    28 b5 2f fd ...                                 content frames of at most 1 MiB, checksum and size in each
+    5b 2a 4d 18 | length u32 | table JSON           skippable frame, magic 0x184D2A5B: the commit mark
+
+A decoder skips the first and the last, so ``zstd -dc`` of a record gives exactly its content. The table is
+``{"header":"<first 16 hex digits of SHA-256 of the header JSON>","frames":[compressed sizes]}``; every frame
+but the last holds exactly 1 MiB, so the frame of any offset is known without decompressing another.
+"""
+
+import hashlib
+import os
+import struct
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+from typing import IO, TypeVar
+
+import msgspec
+import zstandard
+
+from archivefs.errors import ContentDamagedError
+
+FRAME_BYTES = 1 << 20
+"""Uncompressed size of every content frame but the last (DESIGN: a read decompresses one frame)."""
+HEADER_MAGIC = 0x184D2A5A
+TABLE_MAGIC = 0x184D2A5B
+SKIPPABLE = struct.Struct("<II")
+SPOOL_BYTES = 8 << 20
+"""Content larger than this is compressed into an unnamed file instead of memory."""
+_local = threading.local()
+
+
+class RecordHeader(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the header frame says: enough to make the entry again from the segment alone.
+
+    ``stored`` is the length of the content frames, so the frame table is found without reading them.
+    """
+
+    v: int = 1
+    kind: str
+    id: str
+    name: str
+    size: int
+    stored: int
+    sha256: str
+    name_hex: str = ""
+    converter: str = ""
+    folder: str = ""
+    folder_hex: str = ""
+    captured_ms: int = 0
+    mtime_ns: int = 0
+    mode: int = 0
+    uid: int = 0
+    gid: int = 0
+    attempt: int = 0
+
+
+class FrameTable(msgspec.Struct, frozen=True, kw_only=True):
+    """What the frame table says; see the module's first lines."""
+
+    header: str
+    frames: list[int]
+
+
+_P = TypeVar("_P", RecordHeader, FrameTable)
+
+
+def compressor(level: int) -> zstandard.ZstdCompressor:
+    """This thread's compressor of that level (they hold 1-10 MB of tables and are not thread-safe)."""
+    cache: dict[int, zstandard.ZstdCompressor] = _local.__dict__.setdefault("compressors", {})
+    if level not in cache:
+        cache[level] = zstandard.ZstdCompressor(level=level, write_checksum=True, write_content_size=True)
+    return cache[level]
+
+
+def decompress(frame: bytes | memoryview, size: int) -> bytes:
+    """The content of one frame, which must be ``size`` bytes. Raises ``ContentDamagedError``."""
+    if "decompressor" not in _local.__dict__:
+        _local.decompressor = zstandard.ZstdDecompressor()
+    try:
+        content: bytes = _local.decompressor.decompress(frame, max_output_size=max(size, 1))
+    except zstandard.ZstdError as error:
+        raise ContentDamagedError(f"a content frame does not decompress: {error}") from None
+    if len(content) != size:
+        raise ContentDamagedError(f"a content frame holds {len(content)} bytes instead of {size}")
+    return content
+
+
+def frame_size(size: int, index: int) -> int:
+    """Uncompressed bytes in frame ``index`` of a content of ``size`` bytes."""
+    return min(FRAME_BYTES, size - index * FRAME_BYTES)
+
+
+def skippable(magic: int, payload: bytes) -> bytes:
+    """A skippable frame around ``payload``."""
+    return SKIPPABLE.pack(magic, len(payload)) + payload
+
+
+class Encoded(AbstractContextManager["Encoded"]):
+    """Content compressed and hashed, ready to be laid into a segment; close it to free its spool file."""
+
+    def __init__(self, size: int, sha256: str, frames: list[int], data: bytes | IO[bytes]) -> None:
+        self.size = size
+        self.sha256 = sha256
+        self.frames = frames
+        self.stored = sum(frames)
+        self._data = data
+
+    def pieces(self) -> Iterator[bytes]:
+        """The compressed bytes in pieces of at most 1 MiB."""
+        if isinstance(self._data, bytes):
+            yield self._data
+            return
+        self._data.seek(0)
+        while piece := self._data.read(FRAME_BYTES):
+            yield piece
+
+    def close(self) -> None:
+        """Free the spool file, if there is one."""
+        if not isinstance(self._data, bytes):
+            self._data.close()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def encode_bytes(content: bytes, level: int) -> Encoded:
+    """Compress and hash what is in memory."""
+    view = memoryview(content)
+    pack = compressor(level).compress
+    frames = [pack(view[at : at + FRAME_BYTES]) for at in range(0, len(content), FRAME_BYTES)]
+    digest = hashlib.sha256(content).hexdigest()
+    return Encoded(len(content), digest, [len(frame) for frame in frames], b"".join(frames))
+
+
+def encode_file(fd: int, level: int, spool_dir: Path) -> Encoded:
+    """Compress and hash a file from its beginning to its end, in constant memory.
+
+    Small content stays in memory; above ``SPOOL_BYTES`` the frames go to an unnamed file in ``spool_dir``,
+    which disappears with the process. The caller keeps the file from changing meanwhile.
+    Raises ``OSError`` from reading or spooling.
+    """
+    first = os.pread(fd, FRAME_BYTES + 1, 0)
+    if len(first) <= FRAME_BYTES:
+        return encode_bytes(first, level)
+    pack = compressor(level).compress
+    digest = hashlib.sha256()
+    frames: list[int] = []
+    size = 0
+    spool = tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=str(spool_dir))  # noqa: SIM115  owned by Encoded
+    try:
+        while content := os.pread(fd, FRAME_BYTES, size):
+            digest.update(content)
+            frame = pack(content)
+            frames.append(len(frame))
+            spool.write(frame)
+            size += len(content)
+    except BaseException:
+        spool.close()
+        raise
+    return Encoded(size, digest.hexdigest(), frames, spool)
+
+
+def parse_header(payload: bytes) -> RecordHeader:
+    """The header of a record. Raises ``ContentDamagedError``."""
+    return _parse(payload, RecordHeader, "record header")
+
+
+def parse_table(payload: bytes) -> FrameTable:
+    """The frame table of a record. Raises ``ContentDamagedError``."""
+    return _parse(payload, FrameTable, "frame table")
+
+
+def _parse(payload: bytes, kind: type[_P], what: str) -> _P:
+    try:
+        return msgspec.json.decode(payload, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ContentDamagedError(f"a {what} is not readable: {error}") from None
+
+
+def header_check(payload: bytes) -> str:
+    """The mark by which a frame table names its header."""
+    return hashlib.sha256(payload).hexdigest()[:16]
+
+
+def header_frame(header: RecordHeader) -> tuple[bytes, str]:
+    """The header frame and its mark for the frame table."""
+    payload = msgspec.json.encode(header)
+    return skippable(HEADER_MAGIC, payload), header_check(payload)
+
+
+def table_frame(check: str, frames: list[int]) -> bytes:
+    """The frame table as a skippable frame."""
+    return skippable(TABLE_MAGIC, msgspec.json.encode(FrameTable(header=check, frames=frames)))

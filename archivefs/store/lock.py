@@ -1,0 +1,81 @@
+"""One writer: the flock on ARCHIVE/lock, and its note of who holds it and where it is mounted."""
+
+import fcntl
+import os
+import socket
+import sys
+from pathlib import Path
+
+import msgspec
+
+from archivefs.errors import LockedError
+from archivefs.store.durable import FILE_MODE
+
+FILE = "lock"
+
+
+class Holder(msgspec.Struct, frozen=True, kw_only=True):
+    """Who holds the lock. ``mountpoint`` is '' where the archive is not mounted."""
+
+    pid: int
+    host: str
+    program: str
+    mountpoint: str = ""
+
+
+class Lock:
+    """The held lock; the kernel frees it when the process ends, however it ends."""
+
+    def __init__(self, root: Path) -> None:
+        """Take the lock or raise ``LockedError`` that names the holder. Raises ``OSError``."""
+        self._fd = os.open(root / FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._fd)
+            raise LockedError(_message(root, holder(root))) from None
+        self.note("")
+
+    def note(self, mountpoint: str) -> None:
+        """Write who holds it; for people and for commands that look for the mount."""
+        who = Holder(
+            pid=os.getpid(), host=socket.gethostname(), program=Path(sys.argv[0]).name, mountpoint=mountpoint
+        )
+        data = msgspec.json.encode(who) + b"\n"
+        os.pwrite(self._fd, data, 0)
+        os.ftruncate(self._fd, len(data))
+
+    def release(self) -> None:
+        """Give the lock back."""
+        os.ftruncate(self._fd, 0)
+        os.close(self._fd)
+
+
+def holder(root: Path) -> Holder | None:
+    """Who says to hold the lock; only true while someone does."""
+    try:
+        return msgspec.json.decode((root / FILE).read_bytes(), type=Holder)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def is_held(root: Path) -> bool:
+    """Whether a process holds the lock now."""
+    try:
+        fd = os.open(root / FILE, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def _message(root: Path, who: Holder | None) -> str:
+    if who is None:
+        return f"{root} is in use by another process"
+    where = f", mounted at {who.mountpoint}" if who.mountpoint else ""
+    return f"{root} is in use by process {who.pid} on {who.host} ({who.program}{where})"

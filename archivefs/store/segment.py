@@ -1,0 +1,122 @@
+"""Segments: the ``*.zst`` files under content/, appended record by record.
+
+A segment is named ``YYYY/MM/DD/CONVERTER.sources.zst`` (or ``.reports.``). One that must not be appended to
+any more is followed by ``CONVERTER.sources.2.zst`` and so on.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from archivefs.errors import ContentDamagedError
+from archivefs.events import Location
+from archivefs.store import frames
+from archivefs.store.durable import open_append, write_all
+from archivefs.store.frames import HEADER_MAGIC, SKIPPABLE, TABLE_MAGIC, Encoded, RecordHeader
+
+
+class SegmentWriter:
+    """One segment open for appending: it ended at ``start`` when opened, the next record goes to ``end``.
+
+    Not thread-safe: only the committing thread uses it.
+    """
+
+    def __init__(self, content_dir: Path, name: str) -> None:
+        """Open or create the segment. Raises ``OSError``."""
+        self.name = name
+        self.dirty = False
+        self._fd = open_append(content_dir / name)
+        self.start = self.end = os.fstat(self._fd).st_size
+
+    def append(self, header: RecordHeader, content: Encoded) -> Location:
+        """Write one record behind the last. Not durable before ``sync``; on ``OSError`` call ``cut``."""
+        start = self.end
+        head, check = frames.header_frame(header)
+        table = frames.table_frame(check, content.frames)
+        self.dirty = True
+        if content.stored <= frames.FRAME_BYTES:
+            write_all(self._fd, b"".join((head, *content.pieces(), table)))
+        else:
+            write_all(self._fd, head)
+            for piece in content.pieces():
+                write_all(self._fd, piece)
+            write_all(self._fd, table)
+        length = len(head) + content.stored + len(table)
+        self.end = start + length
+        return Location(
+            segment=self.name, offset=start, header=len(head), stored=content.stored, length=length
+        )
+
+    def cut(self, end: int) -> None:
+        """Take back what was written behind ``end``. Raises ``OSError``."""
+        os.ftruncate(self._fd, end)
+        self.end = end
+
+    def sync(self) -> None:
+        """Make everything appended durable. After an ``OSError`` the tail must not be trusted."""
+        if self.dirty:
+            os.fdatasync(self._fd)
+            self.dirty = False
+
+    def close(self) -> None:
+        """Close the file; what was not synced stays so."""
+        os.close(self._fd)
+
+
+class ScannedRecord(NamedTuple):
+    """A whole record found by reading a segment: header, place and frame sizes."""
+
+    header: RecordHeader
+    location: Location
+    frames: list[int]
+
+
+def scan(path: Path, name: str, start: int = 0) -> Iterator[ScannedRecord]:
+    """The whole records of a segment from ``start`` on; ends at the first thing that is not one.
+
+    Reads headers and tables only. Where the last record ends the trustworthy part ends.
+    """
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        at = start
+        while at < size:
+            record = _scan_one(file.fileno(), name, at, size)
+            if record is None:
+                return
+            yield record
+            at = record.location.offset + record.location.length
+
+
+def _skippable(fd: int, at: int, magic: int, size: int) -> bytes | None:
+    """The payload of the skippable frame at ``at``, None where none of that magic is whole."""
+    prefix = os.pread(fd, SKIPPABLE.size, at)
+    if len(prefix) < SKIPPABLE.size:
+        return None
+    found, length = SKIPPABLE.unpack(prefix)
+    if found != magic or at + SKIPPABLE.size + length > size:
+        return None
+    return os.pread(fd, length, at + SKIPPABLE.size)
+
+
+def _scan_one(fd: int, name: str, at: int, size: int) -> ScannedRecord | None:
+    payload = _skippable(fd, at, HEADER_MAGIC, size)
+    if payload is None:
+        return None
+    try:
+        header = frames.parse_header(payload)
+    except ContentDamagedError:
+        return None
+    head = SKIPPABLE.size + len(payload)
+    closing = _skippable(fd, at + head + header.stored, TABLE_MAGIC, size)
+    if closing is None:
+        return None
+    try:
+        table = frames.parse_table(closing)
+    except ContentDamagedError:
+        return None
+    if table.header != frames.header_check(payload) or sum(table.frames) != header.stored:
+        return None
+    length = head + header.stored + SKIPPABLE.size + len(closing)
+    location = Location(segment=name, offset=at, header=head, stored=header.stored, length=length)
+    return ScannedRecord(header, location, table.frames)
