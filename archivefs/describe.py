@@ -1,5 +1,6 @@
 """What is said about an entry: entry.json, attempt.json and the extended attributes. The words of queries."""
 
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -96,3 +97,26 @@ def xattrs(archive: Archive, row: Entry) -> dict[bytes, bytes]:
     """The extended attributes ``user.archivefs.*`` of an entry's directory and source."""
     facts = summary(archive, row)
     return {(XATTR + key).encode(): str(value).encode() for key, value in facts.items()}
+
+
+class LazyXattrs(Mapping[bytes, bytes]):
+    """``xattrs`` made when first asked for: most listings never look at them."""
+
+    def __init__(self, archive: Archive, row: Entry) -> None:
+        self._archive = archive
+        self._row = row
+        self._made: dict[bytes, bytes] | None = None
+
+    def _all(self) -> dict[bytes, bytes]:
+        if self._made is None:
+            self._made = xattrs(self._archive, self._row)
+        return self._made
+
+    def __getitem__(self, name: bytes) -> bytes:
+        return self._all()[name]
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())

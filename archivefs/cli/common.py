@@ -1,0 +1,49 @@
+"""What the commands share: the archive they work on, and how they print."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import msgspec
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def archive_root(ctx: click.Context) -> Path:
+    """The folder given by ``--archive`` before or after the command, or by ARCHIVEFS_ARCHIVE."""
+    given = ctx.params.get("archive") or ctx.find_root().obj
+    if not given:
+        raise click.UsageError("which archive? give --archive DIR or set ARCHIVEFS_ARCHIVE")
+    return Path(given).absolute()
+
+
+def with_archive(command: _F) -> _F:
+    """Adds ``--archive`` to a command and gives it the folder as ``root``."""
+
+    @click.option("--archive", metavar="DIR", help="The archive [ARCHIVEFS_ARCHIVE].")
+    @click.pass_context
+    @functools.wraps(command)
+    def wrapper(ctx: click.Context, /, archive: str | None, **options: Any) -> Any:  # noqa: ANN401
+        return command(root=archive_root(ctx), **options)
+
+    return wrapper  # type: ignore[return-value]
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="JSON on stdout, nothing else.")
+
+
+def print_json(value: object) -> None:
+    """One line of JSON."""
+    click.echo(msgspec.json.encode(value).decode())
+
+
+def size_text(size: int) -> str:
+    """Bytes for people: ``17.4 MB``."""
+    amount, unit = float(size), "B"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if amount < 1000 or unit == "TB":
+            break
+        amount /= 1000
+    return f"{size} B" if unit == "B" else f"{amount:.1f} {unit}"

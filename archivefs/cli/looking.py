@@ -1,0 +1,189 @@
+"""status, ls, show and log: reading an archive, mounted or not."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from archivefs import describe, names, query, statistics
+from archivefs.archive import Archive
+from archivefs.catalog.reader import Entry
+from archivefs.cli.common import json_option, print_json, size_text, with_archive
+from archivefs.events import AnyEvent
+from archivefs.fs import mounts
+from archivefs.store.journal import Journal
+
+LISTED = 50
+"""Entries that ``ls`` shows to a person unless the query says ``limit=``."""
+_COLOURS = {
+    "success": "green",
+    "failed": "red",
+    "rejected": "red",
+    "quarantined": "red",
+    "suspended": "yellow",
+}
+
+
+@click.command()
+@with_archive
+@json_option
+def status(root: Path, as_json: bool) -> None:
+    """Entries by converter and status, bytes before and after, the disk's room, and where it is mounted."""
+    with Archive.open_for_reading(root) as archive:
+        facts = statistics.collect(archive)
+        facts["disk_bytes"] = statistics.disk_bytes(archive)
+    where = mounts.mountpoint_of(root)
+    facts = {"archive": str(root), "mountpoint": str(where) if where else "", **facts}
+    if as_json:
+        print_json(facts)
+        return
+    console = Console(highlight=False)
+    console.print(f"{root}, " + (f"mounted at {where}" if where else "not mounted"))
+    table = Table("converter", "status", "entries", box=None, header_style="bold")
+    for converter, row in facts["converters"].items():
+        for each, count in row["by_status"].items():
+            table.add_row(converter, Text(each, style=_COLOURS.get(each, "")), str(count))
+    console.print(table)
+    console.print(
+        f"{facts['entries']} entries, {size_text(facts['source_bytes'])} of sources in "
+        f"{size_text(facts['stored_bytes'])}; the archive takes {size_text(facts['disk_bytes'])} on disk, "
+        f"{size_text(facts['free_bytes'])} are free"
+    )
+
+
+@click.command()
+@click.argument("words", nargs=-1, metavar="[KEY=VALUE]...")
+@with_archive
+@json_option
+def ls(root: Path, words: tuple[str, ...], as_json: bool) -> None:
+    """List the entries that all conditions select, newest first.
+
+    Keys: id converter status from to date name sha256 text version report min_size max_size limit.
+    Commas separate alternatives, name is a pattern: archivefs ls status=failed,rejected 'name=*.csv'
+    """
+    with Archive.open_for_reading(root) as archive:
+        wanted = query.parse(list(words), archive.zone)
+        rows = archive.reader.search(wanted)
+        if as_json:
+            for row in rows:
+                print_json(describe.summary(archive, row))
+        else:
+            _print_entries(archive, rows, LISTED if wanted.limit == query.NO_LIMIT else wanted.limit)
+
+
+def _print_entries(archive: Archive, rows: Iterator[Entry], limit: int) -> None:
+    table = Table("id", "converter", "status", "size", "name", box=None, header_style="bold")
+    table.columns[3].justify = "right"
+    table.columns[4].overflow = "fold"
+    for column in table.columns[:4]:
+        column.no_wrap = True
+    more = False
+    for count, row in enumerate(rows):
+        if count == limit:
+            more = True
+            break
+        shown = names.text(row.folder + b"/" + row.name if row.folder else row.name)
+        colour = _COLOURS.get(row.status, "")
+        converter = archive.reader.converter_name(row.converter_id)
+        table.add_row(
+            row.id, converter, Text(row.status, style=colour), size_text(row.size), Text(_safe(shown))
+        )
+    Console(highlight=False, soft_wrap=not sys.stdout.isatty()).print(table)
+    if more:
+        click.echo(f"the newest {limit}; say limit=N for more, or narrow the query", err=True)
+
+
+def _safe(text: str) -> str:
+    """Without characters that would move the cursor of a terminal."""
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
+
+
+@click.command()
+@click.argument("id_", metavar="ID")
+@with_archive
+@json_option
+def show(root: Path, id_: str, as_json: bool) -> None:
+    """Everything about one entry; ID may be shortened to its beginning (8 characters or more)."""
+    with Archive.open_for_reading(root) as archive:
+        facts = describe.entry(archive, archive.reader.get(id_))
+    if as_json:
+        print_json(facts)
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    attempts = facts.pop("attempts", [])
+    for key, value in facts.items():
+        console.print(Text(f"{key:<14} ", style="bold").append(_safe(str(value)), style="not bold"))
+    for attempt in attempts:
+        _print_attempt(console, attempt)
+
+
+def _print_attempt(console: Console, attempt: dict[str, Any]) -> None:
+    reports = ", ".join(f"{each['name']} ({size_text(each['size'])})" for each in attempt.get("reports", []))
+    version = f" version {attempt['version']}" if "version" in attempt else ""
+    arguments = msgspec.json.encode(attempt["arguments"]).decode()
+    console.print(
+        Text(f"attempt {attempt['attempt']:<6} ", style="bold").append(
+            f"{attempt['outcome']} at {attempt['started_at']} in {attempt['duration_seconds']:.3f} s, "
+            f"{attempt['cause']},{version} arguments {arguments}",
+            style=f"not bold {_COLOURS.get(attempt['outcome'], '')}",
+        )
+    )
+    for line in (reports, attempt.get("error", ""), *attempt.get("warnings", [])):
+        if line:
+            console.print(Text(" " * 15 + line.replace("\n", "\n" + " " * 15)))
+
+
+@click.command()
+@click.option("-n", "--last", type=click.IntRange(min=1), help="Only the last N events.")
+@with_archive
+@json_option
+def log(root: Path, last: int | None, as_json: bool) -> None:
+    """The journal: who did what when, oldest first; its chain is checked on the way."""
+    from archivefs import config
+
+    config.load(root)
+    journal = Journal(root / "journal")
+    for event in journal.read(max(journal.head.seq - last, 0) if last else 0):
+        if as_json:
+            print_json(event)
+        else:
+            click.echo(f"{event.seq:>8}  {event.at}  {_event_text(event)}")
+
+
+def _event_text(event: AnyEvent) -> str:
+    """An event in a line: its kind, then what it says, without places and hashes."""
+    facts = msgspec.to_builtins(event)
+    who = facts.pop("actor", None)
+    kind = facts.pop("kind").replace("_", " ")
+    dull = {
+        "seq",
+        "at",
+        "prev",
+        "location",
+        "mtime_ns",
+        "mode",
+        "uid",
+        "gid",
+        "captured_ms",
+        "due_ms",
+        "sha256",
+    }
+    words = [f"{key}={_short(value)}" for key, value in facts.items() if key not in dull]
+    by = f" by uid {who['uid']}" + (f" ({who['program']})" if who.get("program") else "") if who else ""
+    return _safe(f"{kind}: {' '.join(words)}{by}")
+
+
+def _short(value: object) -> str:
+    if isinstance(value, str):
+        return value if len(value) <= 200 else value[:200] + "..."
+    if isinstance(value, list):
+        return ",".join(str(each["name"]) if isinstance(each, dict) else str(each) for each in value)
+    if isinstance(value, dict) and "name" in value:
+        return str(value["name"])
+    return msgspec.json.encode(value).decode()

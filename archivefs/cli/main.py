@@ -1,0 +1,81 @@
+"""``archivefs``: finds the command, and turns errors into a line on stderr and an exit code.
+
+Commands are imported when they are called, so ``--help`` and ``--version`` answer at once and without FUSE.
+"""
+
+import importlib
+import json
+import sys
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import click
+
+from archivefs import __version__
+
+
+class _Command(NamedTuple):
+    module: str
+    help: str
+
+
+COMMANDS: Mapping[str, _Command] = {
+    "init": _Command("setup", "Make an empty archive."),
+    "mount": _Command("mounting", "Mount an archive as a folder."),
+    "umount": _Command("mounting", "Unmount it, everything committed."),
+    "status": _Command("looking", "Entries, sizes and room, in numbers."),
+    "ls": _Command("looking", "List entries, newest first."),
+    "show": _Command("looking", "Everything about one entry."),
+    "log": _Command("looking", "The journal, readable."),
+    "capture": _Command("moving", "Archive files."),
+    "restore": _Command("moving", "Copy sources out, checked."),
+    "rebuild": _Command("setup", "Make the catalog again from the journal."),
+}
+
+
+class _Lazy(click.Group):
+    """Knows the commands by name and one line each."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"archivefs.cli.{COMMANDS[cmd_name].module}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.help) for name, command in COMMANDS.items()])
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="archivefs")
+@click.option("--archive", metavar="DIR", envvar="ARCHIVEFS_ARCHIVE", help="The archive [ARCHIVEFS_ARCHIVE].")
+@click.pass_context
+def cli(ctx: click.Context, archive: str | None) -> None:
+    """An archive of test-station files: captured durably, converted, browsed, restored."""
+    ctx.obj = archive
+
+
+def main() -> None:
+    """The program. Exit codes are in docs/commands.md."""
+    try:
+        cli(prog_name="archivefs")
+    except Exception as error:
+        from archivefs.errors import ArchiveError
+
+        if not isinstance(error, ArchiveError | OSError):
+            raise
+        code = error.exit_code if isinstance(error, ArchiveError) else 1
+        if "--json" in sys.argv:
+            print(json.dumps({"error": str(error), "exit_code": code}), file=sys.stderr)  # noqa: T201
+        else:
+            print(f"archivefs: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""capture and restore: files into an archive and out of it."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import click
+
+from archivefs import names, restoring
+from archivefs.archive import Archive
+from archivefs.catalog.reader import Entry
+from archivefs.cli.common import json_option, print_json, with_archive
+from archivefs.config import load
+from archivefs.errors import ArchiveError, CaptureFailedError, InvalidNameError
+from archivefs.events import Actor
+from archivefs.fs import mounts
+from archivefs.operations import Capture
+from archivefs.store.frames import encode_file
+
+
+@click.command()
+@click.option("--converter", required=True, help="The converter the files are for.")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...",
+                type=click.Path(exists=True, dir_okay=False, path_type=Path))  # fmt: skip
+@with_archive
+@json_option
+def capture(root: Path, converter: str, files: tuple[Path, ...], as_json: bool) -> None:
+    """Archive FILEs as if they had been saved into inbox/CONVERTER/; name and mtime are kept.
+
+    When the command returns with 0 they survive a power cut. The files themselves are not touched.
+    """
+    config = load(root)
+    config.converter(converter)
+    for file in files:
+        if names.matches(os.fsencode(file.name), config.junk):
+            raise InvalidNameError(f'"{file.name}" is a junk name (archive.toml, key junk): rename it first')
+    mountpoint = mounts.mountpoint_of(root)
+    for file in files:
+        if mountpoint is None:
+            id_ = _capture_directly(root, converter, file)
+        else:
+            id_ = _capture_through(mountpoint / "inbox" / converter, file)
+        if as_json:
+            print_json({"id": id_, "file": str(file)})
+        else:
+            click.echo(f"{id_}  {file}")
+
+
+def _capture_directly(root: Path, converter: str, file: Path) -> str:
+    with Archive(root) as archive, file.open("rb") as source:
+        facts = os.fstat(source.fileno())
+        level = archive.converter_config(converter).compression_level
+        with encode_file(source.fileno(), level, root / "staging") as content:
+            operation = Capture(
+                converter=converter, name=os.fsencode(file.name), content=content,
+                mtime_ns=facts.st_mtime_ns, mode=facts.st_mode & 0o7777, uid=facts.st_uid, gid=facts.st_gid,
+                actor=Actor(uid=os.getuid(), program="archivefs capture"),
+            )  # fmt: skip
+            (receipt,), _ = archive.commit([operation])
+    if isinstance(receipt, Exception):
+        raise receipt
+    return str(receipt.id)
+
+
+def _capture_through(inbox: Path, file: Path) -> str:
+    """Save under a name that is not captured, then rename: one capture, with the right mtime."""
+    fd, temporary = tempfile.mkstemp(prefix=".capture-", suffix=".part", dir=inbox)
+    try:
+        with os.fdopen(fd, "wb") as out, file.open("rb") as source:
+            shutil.copyfileobj(source, out, 1 << 20)
+        shutil.copystat(file, temporary)
+        target = inbox / file.name
+        Path(temporary).rename(target)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True)
+        reason = error.strerror or str(error)
+        raise CaptureFailedError(f"{file} could not be captured: {reason}", error.errno or 5) from None
+    return os.getxattr(target, "user.archivefs.id").decode()
+
+
+@click.command()
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@click.argument("dest", type=click.Path(path_type=Path))
+@with_archive
+@json_option
+def restore(root: Path, ids: tuple[str, ...], dest: Path, as_json: bool) -> None:
+    """Copy the sources of entries to DEST under their original name, mtime and mode.
+
+    DEST is a folder, or for a single ID a new file name. Each SHA-256 is checked before the name appears;
+    an existing file is never overwritten.
+    """
+    failed: ArchiveError | None = None
+    with Archive.open_for_reading(root) as archive:
+        entries: list[Entry] = [archive.reader.get(id_) for id_ in ids]
+        for entry in entries:
+            target = restoring.target_of(entry, dest, single=len(entries) == 1)
+            try:
+                restoring.restore(archive, entry, target)
+            except ArchiveError as error:
+                failed = error
+                click.echo(f"archivefs: {error}", err=True)
+                continue
+            if as_json:
+                print_json({"id": entry.id, "file": os.fsdecode(target), "sha256": entry.sha256})
+            else:
+                click.echo(f"{entry.id}  {os.fsdecode(target)}")
+    if failed is not None:
+        raise click.exceptions.Exit(failed.exit_code)

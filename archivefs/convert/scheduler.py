@@ -1,0 +1,196 @@
+"""Which entry is converted when: waits for what is due, runs it in the pool, records what came of it."""
+
+import logging
+import math
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import trio
+
+from archivefs.archive import Archive
+from archivefs.catalog.catalog import Change
+from archivefs.catalog.reader import Entry
+from archivefs.committer import Committer
+from archivefs.config import ConverterConfig
+from archivefs.convert.pool import Answer, Job, Pool, WorkerError, make_job
+from archivefs.errors import ArchiveError
+from archivefs.events import WAITING, Outcome, Status
+from archivefs.operations import BeginAttempt, FinishAttempt, Report
+
+log = logging.getLogger(__name__)
+
+LOOK_AHEAD = 1000
+"""Due entries compared by priority at once; bounds the work of one look at the catalog."""
+_STATUS = {
+    Outcome.SUCCESS: Status.SUCCESS,
+    Outcome.FAILED: Status.FAILED,
+    Outcome.SUSPENDED: Status.SUSPENDED,
+    Outcome.SKIPPED: Status.SKIPPED,
+    Outcome.REJECTED: Status.REJECTED,
+    Outcome.INTERRUPTED: Status.PENDING,
+}
+
+
+class Scheduler:
+    """Converts what is due, most urgent first; sleeps while nothing is."""
+
+    def __init__(self, archive: Archive, committer: Committer) -> None:
+        self._archive = archive
+        self._committer = committer
+        self._pool = Pool(archive.root, archive.config.workers)
+        self._work_dir = archive.root / "staging" / "work"
+        self._running: set[int] = set()
+        self._held: dict[str, int] = {}
+        self._wake = trio.Event()
+        committer.on_change(self._changed)
+
+    def hold(self, id_: str) -> None:
+        """Do not start this entry: its inbox file is being written again."""
+        self._held[id_] = self._held.get(id_, 0) + 1
+
+    def unhold(self, id_: str) -> None:
+        """Take one ``hold`` back."""
+        self._held[id_] = self._held.get(id_, 1) - 1
+        if self._held[id_] <= 0:
+            del self._held[id_]
+        self._wake.set()
+
+    def _changed(self, changes: Sequence[Change]) -> None:
+        if any(change.after in WAITING for change in changes):
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Convert until cancelled; what runs then is recorded as interrupted and waits again."""
+        remove_tree(self._work_dir)
+        try:
+            async with trio.open_nursery() as nursery:
+                while True:
+                    self._wake = trio.Event()
+                    for entry in self._next():
+                        self._running.add(entry.n)
+                        nursery.start_soon(self._convert, entry)
+                    with trio.move_on_after(self._seconds_to_next()):
+                        await self._wake.wait()
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._pool.close()
+
+    def _next(self) -> list[Entry]:
+        """The entries to start now, as many as there are free workers."""
+        free = self._archive.config.workers - len(self._running)
+        if free <= 0:
+            return []
+        due: list[Entry] = []
+        for entry in self._archive.reader.due(self._archive.now_ms()):
+            if entry.n not in self._running and entry.id not in self._held:
+                due.append(entry)
+                if len(due) == LOOK_AHEAD:
+                    break
+        due.sort(key=lambda entry: (self._config(entry).priority, entry.due_ms, entry.n))
+        return due[:free]
+
+    def _seconds_to_next(self) -> float:
+        now = self._archive.now_ms()
+        due = self._archive.reader.next_due_ms(now)
+        return math.inf if due is None else (due - now) / 1000 + 0.001
+
+    def _config(self, entry: Entry) -> ConverterConfig:
+        return self._archive.converter_config(self._archive.reader.converter_name(entry.converter_id))
+
+    async def _convert(self, entry: Entry) -> None:
+        try:
+            cause = "capture" if entry.attempts == 0 else "retry"
+            attempt = await self._committer.submit(BeginAttempt(entry.id, cause))
+            if attempt is not None:
+                await self._attempt(entry, attempt)
+        except ArchiveError as error:
+            log.error("conversion of %s could not be recorded: %s", entry.id, error)
+            await trio.sleep(1)
+        except Exception:
+            log.exception("conversion of %s", entry.id)
+            await trio.sleep(1)
+        finally:
+            self._running.discard(entry.n)
+            self._wake.set()
+
+    async def _attempt(self, entry: Entry, attempt: int) -> None:
+        """Run the converter and record the end, whatever it is; cancellation is recorded too."""
+        converter = self._archive.reader.converter_name(entry.converter_id)
+        config = self._archive.converter_config(converter)
+        started_ms, clock = self._archive.now_ms(), time.monotonic()
+        answer = Answer(outcome=Outcome.INTERRUPTED, error="archivefs stopped while this conversion ran")
+        reports: list[tuple[str, bytes]] = []
+        job: Job | None = None
+        try:
+            job = await trio.to_thread.run_sync(self._extract, entry, attempt, config)
+            answer = await self._pool.convert(converter, config, job)
+            reports = await trio.to_thread.run_sync(job.read_reports, answer.reports)
+        except (ArchiveError, OSError) as error:
+            version = answer.version if isinstance(error, WorkerError) else ""
+            answer = Answer(outcome=Outcome.FAILED, error=str(error), version=version)
+        finally:
+            with trio.CancelScope(shield=True):
+                status, due_ms, error_text = self._verdict(entry, config, answer)
+                log_text = await trio.to_thread.run_sync(job.read_log) if job is not None else b""
+                finish = FinishAttempt(
+                    id=entry.id, converter=converter, attempt=attempt, outcome=answer.outcome,
+                    status=status, started_ms=started_ms,
+                    duration_ms=int((time.monotonic() - clock) * 1000), version=answer.version,
+                    arguments=config.arguments, error=error_text, warnings=answer.warnings,
+                    due_ms=due_ms, log=Report("log.txt", log_text) if log_text else None,
+                    reports=[Report(name, data) for name, data in reports],
+                )  # fmt: skip
+                await self._record(finish, interrupted=answer.outcome is Outcome.INTERRUPTED)
+                if job is not None:
+                    await trio.to_thread.run_sync(remove_tree, job.folder)
+
+    async def _record(self, finish: FinishAttempt, *, interrupted: bool) -> None:
+        """Commit the end of an attempt, again and again while the disk refuses it.
+
+        An interrupted one is not insisted on: the next open finds it running and says the same.
+        """
+        delay = 1
+        while True:
+            try:
+                await self._committer.submit(finish)
+                return
+            except ArchiveError as error:
+                log.error("the end of a conversion of %s could not be recorded: %s", finish.id, error)
+                if interrupted:
+                    return
+            await trio.sleep(delay)
+            delay = min(2 * delay, 30)
+
+    def _verdict(self, entry: Entry, config: ConverterConfig, answer: Answer) -> tuple[Status, int, str]:
+        """Status, time of the next attempt (0: none) and error text that follow from an answer."""
+        error = answer.error
+        if answer.outcome is Outcome.INTERRUPTED:
+            return Status.PENDING, self._archive.now_ms(), error
+        if answer.outcome is not Outcome.SUSPENDED:
+            return _STATUS[answer.outcome], 0, error
+        before = self._archive.reader.attempts(entry.n)
+        suspended = 1 + sum(attempt.outcome == Outcome.SUSPENDED for attempt in before)
+        if suspended > config.max_retries:
+            return Status.FAILED, 0, f"given up after {suspended} suspended attempts: {error}"
+        delay = config.retry_delay_seconds if answer.retry_after is None else answer.retry_after
+        return Status.SUSPENDED, self._archive.now_ms() + int(delay * 1000) + 1, error
+
+    def _extract(self, entry: Entry, attempt: int, config: ConverterConfig) -> Job:
+        """Lay the archived source into a folder of its own; its hash is checked on the way."""
+        job = make_job(self._work_dir, entry.n, entry.name, attempt, config.arguments)
+        fd = os.open(job.source, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            place = self._archive.reader.location(entry)
+            self._archive.content.copy(place, entry.size, entry.sha256, fd)
+            os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
+        finally:
+            os.close(fd)
+        return job
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder; what cannot be removed now goes when the daemon starts again."""
+    shutil.rmtree(folder, ignore_errors=True)

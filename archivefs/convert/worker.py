@@ -1,0 +1,211 @@
+"""The process in which converters run; the only place that imports them. Only the standard library.
+
+Started as ``python -m archivefs.convert.worker``. Jobs come as JSON lines on standard input, answers leave as
+JSON lines on what was standard output. A converter's own prints go to the log of its attempt instead. The
+first line is the set-up: ``{"run", "path", "memory_bytes"}``. When the daemon is gone, so is this process.
+"""
+
+import contextlib
+import importlib
+import inspect
+import json
+import os
+import queue
+import resource
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+from archivefs.convert.protocol import Context, Result, Source, Validation
+
+Converter = Callable[[Path, dict[str, Any], int], Result]
+EX_TEMPFAIL = 75
+"""Exit status by which a command says "later" (sysexits.h)."""
+ERROR_CHARACTERS = 4000
+"""Longest error text that an attempt keeps; its end is what is kept, there the reason stands."""
+
+
+class NotAReportError(Exception):
+    """What the converter gave cannot be stored as a report."""
+
+
+def load(run: str, root: Path) -> tuple[Converter, str]:
+    """The converter of a ``run`` line as a function, and its version. Raises whatever its import raises."""
+    kind, _, rest = run.partition(":")
+    if kind == "command":
+        return _command(shlex.split(rest), root), ""
+    module_name, _, attribute = rest.partition(":")
+    module = importlib.import_module(module_name)
+    target = getattr(module, attribute)
+    version = str(getattr(target, "version", "") or getattr(module, "__version__", ""))
+    if kind == "function":
+        return _function(target), version
+    if not inspect.isclass(target):
+        raise TypeError(f"{rest} is a {type(target).__name__}, not a class")
+    return _class(target()), version
+
+
+def _class(converter: Any) -> Converter:  # noqa: ANN401  any object of the right shape
+    def convert(path: Path, arguments: dict[str, Any], attempt: int) -> Result:
+        source = Source(path)
+        context = Context(arguments, attempt, lambda message: print(message, flush=True))  # noqa: T201
+        if hasattr(converter, "validate"):
+            verdict = converter.validate(source, context)
+            if isinstance(verdict, Validation) and not verdict.can_convert:
+                return Result.rejected(verdict.message or "the converter does not recognise this file")
+        return _as_result(converter.convert(source, context))
+
+    return convert
+
+
+def _function(function: Callable[[str, dict[str, Any]], object]) -> Converter:
+    def convert(path: Path, arguments: dict[str, Any], _: int) -> Result:
+        return _as_result(function(str(path), arguments))
+
+    return convert
+
+
+def _command(command: Sequence[str], root: Path) -> Converter:
+    program = str(root / command[0]) if "/" in command[0] else command[0]
+
+    def convert(path: Path, arguments: dict[str, Any], _: int) -> Result:
+        environment = os.environ | {"ARCHIVEFS_ARGUMENTS": json.dumps(arguments)}
+        done = subprocess.run(
+            [program, *command[1:], str(path)],
+            env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False,
+        )  # fmt: skip
+        said = done.stderr.decode("utf-8", "replace")
+        print(said, end="", flush=True)  # noqa: T201  into the attempt's log
+        if done.returncode == EX_TEMPFAIL:
+            return Result.suspended(said.strip().rpartition("\n")[2] or f"{program} asked to be run later")
+        if done.returncode != 0:
+            return Result.failed(said.strip() or f"{program} ended with {_ending(done.returncode)}")
+        try:
+            return _as_result(json.loads(done.stdout))
+        except ValueError as error:
+            raise NotAReportError(f"{program} printed no JSON: {error}") from None
+
+    return convert
+
+
+def _ending(code: int) -> str:
+    return f"exit status {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
+
+
+def _as_result(value: object) -> Result:
+    if isinstance(value, Result):
+        return value
+    reports = [value] if isinstance(value, dict) else value
+    if not isinstance(reports, list) or not all(isinstance(report, dict) for report in reports):
+        kind = type(value).__name__
+        raise NotAReportError(f"the converter gave a {kind}; a report is a dict, several are a list of dicts")
+    return Result.success(*reports)
+
+
+def _write_reports(reports: Sequence[object], directory: Path) -> list[str]:
+    """Each report as a file of JSON; the names of the files. Raises ``NotAReportError``."""
+    written = []
+    for number, report in enumerate(reports, 1):
+        if not isinstance(report, dict):
+            raise NotAReportError(f"report {number} is a {type(report).__name__}, not a dict")
+        try:
+            text = json.dumps(report, ensure_ascii=False, allow_nan=False, indent=1)
+            data = text.encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise NotAReportError(f"report {number} is not JSON: {error}") from None
+        name = "report.json" if number == 1 else f"report-{number}.json"
+        (directory / name).write_bytes(data + b"\n")
+        written.append(name)
+    return written
+
+
+def _explain(error: BaseException) -> str:
+    """One readable line: what was raised, and where in the converter."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    if isinstance(error, NotAReportError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return f"the converter used more memory than memory_mb allows{where}"
+    return f"{type(error).__name__}: {error}{where}"
+
+
+def run_job(converter: Converter, job: dict[str, Any]) -> dict[str, Any]:
+    """One conversion; whatever happens in it becomes an answer."""
+    try:
+        result = converter(Path(job["path"]), job["arguments"], job["attempt"])
+        names = _write_reports(result.reports, Path(job["out"]))
+    except Exception as error:
+        traceback.print_exc()
+        return {"outcome": "failed", "error": _explain(error)[-ERROR_CHARACTERS:]}
+    return {
+        "outcome": str(result.outcome),
+        "reports": names,
+        "error": str(result.error)[-ERROR_CHARACTERS:],
+        "warnings": [str(warning) for warning in result.warnings],
+        "retry_after": result.retry_after,
+    }
+
+
+@contextlib.contextmanager
+def _logging_to(path: str) -> Any:  # noqa: ANN401  a context manager without value
+    """Standard output and error of this process and its children go to the file."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(fd, 1)
+    os.dup2(fd, 2)
+    os.close(fd)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        os.dup2(null, 2)
+        os.close(null)
+
+
+def _read_jobs(lines: IO[bytes], jobs: "queue.SimpleQueue[bytes]") -> NoReturn:
+    """Hand lines on; at the end of input the daemon is gone, and everything started here ends with it."""
+    for line in lines:
+        jobs.put(line)
+    os.killpg(0, signal.SIGKILL)
+    os._exit(0)
+
+
+def main() -> NoReturn:
+    """Serve jobs until the daemon closes the pipe."""
+    lines, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb", buffering=0)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    jobs: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_read_jobs, args=(lines, jobs), daemon=True).start()
+    setup = json.loads(jobs.get())
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (setup["memory_bytes"], setup["memory_bytes"]))
+    sys.path[:0] = setup["path"]
+    converter: Converter | None = None
+    version = ""
+    while True:
+        job = json.loads(jobs.get())
+        with _logging_to(job["log"]):
+            try:
+                if converter is None:
+                    converter, version = load(setup["run"], Path(setup["root"]))
+            except Exception as error:
+                traceback.print_exc()
+                answer = {"outcome": "failed", "error": f"the converter does not load: {_explain(error)}"}
+            else:
+                answer = run_job(converter, job)
+        answers.write(json.dumps(answer | {"version": version}).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The mount: what the tree shows, what the inbox takes, and the adapter that speaks FUSE."""

@@ -1,0 +1,303 @@
+"""When an inbox file goes into the archive, and when it leaves the inbox again.
+
+``flush`` captures at each close that follows a write, so that an error reaches the program; ``release``
+captures what was written after the last close (a mapped file). A file that was captured stays until its
+conversion has ended and a linger time has passed.
+"""
+
+import heapq
+import logging
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import trio
+
+from archivefs.archive import Archive
+from archivefs.catalog.catalog import Change
+from archivefs.committer import Committer
+from archivefs.convert.scheduler import Scheduler
+from archivefs.errors import ArchiveError
+from archivefs.events import FINAL, WAITING, Actor, Status
+from archivefs.fs.inbox import Inbox, InboxDir, InboxFile, InboxHandle, InboxItem
+from archivefs.fs.kernel import Kernel
+from archivefs.operations import Capture, Receipt, Touch
+from archivefs.store.frames import Encoded, encode_file
+
+log = logging.getLogger(__name__)
+
+INLINE_BYTES = 256 << 10
+"""Content up to this is handed to the committing thread as it is: one hop instead of two."""
+RETRY_SECONDS = 5.0
+"""When to try again what could not be captured at release, where no program can be told."""
+
+
+class Capturer:
+    """Moves files from the inbox into the archive; one for each mount."""
+
+    def __init__(
+        self, archive: Archive, committer: Committer, scheduler: Scheduler, inbox: Inbox, kernel: Kernel
+    ) -> None:
+        self._archive = archive
+        self._committer = committer
+        self._scheduler = scheduler
+        self._inbox = inbox
+        self._kernel = kernel
+        self._spool_dir = archive.root / "staging"
+        self._by_entry: dict[str, InboxFile] = {}
+        self._timers: list[tuple[float, int, InboxFile]] = []
+        self._wake = trio.Event()
+        committer.on_change(self._changed)
+
+    # -- writing ---------------------------------------------------------------------------------------
+
+    async def before_write(self, file: InboxFile) -> None:
+        """Wait for a capture of the file to end, then note that it changes."""
+        while file.capturing is not None:
+            await file.capturing.wait()
+        if not file.dirty:
+            file.dirty = True
+            if file.entry_id and not file.held:
+                file.held = True
+                self._scheduler.hold(file.entry_id)
+
+    async def flush(self, handle: InboxHandle) -> None:
+        """A program closed the file: archive what it holds. Durable when this returns.
+
+        Raises ``ArchiveError`` or ``OSError`` with the true errno; then the file is still dirty, and a later
+        close tries again.
+        """
+        file = handle.file
+        while file.capturing is not None:
+            await file.capturing.wait()
+        if handle.writable and self._is_due(file):
+            await self._capture(file, handle.fd)
+
+    async def release(self, handle: InboxHandle) -> None:
+        """The last reference to an open file is gone: capture what came after the last close."""
+        file = handle.file
+        try:
+            if handle.writable and file.writers == 1 and self._is_due(file):
+                await self._capture(file, handle.fd)
+        except (ArchiveError, OSError) as error:
+            log.error("%s could not be captured, trying again: %s", self._inbox.path(file), error)
+            self._set_timer(file, RETRY_SECONDS)
+        finally:
+            handle.close()
+            self._leave(file)
+            self._inbox.drop_if_idle(file)
+
+    async def capture_path(self, file: InboxFile, name: bytes = b"", folder: bytes | None = None) -> None:
+        """Capture by its path; ``name`` and ``folder`` are what it is about to be renamed to."""
+        fd = os.open(self._inbox.path(file), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            await self._capture(file, fd, name, folder)
+        finally:
+            os.close(fd)
+
+    def _is_due(self, file: InboxFile) -> bool:
+        return file.dirty and not file.unlinked and not file.is_junk
+
+    async def _capture(
+        self, file: InboxFile, fd: int, name: bytes = b"", folder: bytes | None = None, quarantine: str = ""
+    ) -> None:
+        """Archive the bytes of ``fd`` as a version of ``file``; writers wait meanwhile."""
+        file.capturing = done = trio.Event()
+        was_dirty, file.dirty = file.dirty, False
+        try:
+            facts = os.fstat(fd)
+            content: bytes | Encoded
+            if facts.st_size <= INLINE_BYTES:
+                content = os.pread(fd, facts.st_size, 0)
+            else:
+                level = self._archive.converter_config(file.converter).compression_level
+                content = await trio.to_thread.run_sync(encode_file, fd, level, self._spool_dir)
+            operation = Capture(
+                converter=file.converter, name=name or file.name,
+                folder=file.folder if folder is None else folder,
+                content=content, mtime_ns=facts.st_mtime_ns,
+                mode=(facts.st_mode if file.mode is None else file.mode) & 0o7777,
+                uid=facts.st_uid, gid=facts.st_gid, supersedes=self._superseded_id(file),
+                quarantine=quarantine, actor=file.actor,
+            )  # fmt: skip
+            receipt = await self._committer.submit(operation)
+        except BaseException:
+            file.dirty = was_dirty
+            raise
+        finally:
+            file.capturing = None
+            done.set()
+        self._captured(file, receipt)
+
+    def _superseded_id(self, file: InboxFile) -> str:
+        """The id of the last version, where this one replaces it: it still waits, or it was just saved."""
+        if not file.entry_id:
+            return ""
+        entry = self._archive.reader.by_id(file.entry_id)
+        if entry is None or entry.status in WAITING:
+            return file.entry_id
+        settle_ms = self._archive.converter_config(file.converter).settle_seconds * 1000
+        return file.entry_id if self._archive.now_ms() - entry.captured_ms < settle_ms else ""
+
+    def _captured(self, file: InboxFile, receipt: Receipt) -> None:
+        self.unhold(file)
+        self._by_entry.pop(file.entry_id, None)
+        file.leave_at = None
+        self.watch(file, receipt.id, receipt.status)
+
+    def watch(self, file: InboxFile, id_: str, status: Status) -> None:
+        """Connect a file with the entry of its content; it leaves when that has come to its end."""
+        file.entry_id = id_
+        self._by_entry[id_] = file
+        if status in FINAL:
+            self._ended(file)
+
+    def unhold(self, file: InboxFile) -> None:
+        """Let the conversion of the last version go on."""
+        if file.held:
+            file.held = False
+            self._scheduler.unhold(file.entry_id)
+
+    # -- names and attributes --------------------------------------------------------------------------
+
+    async def rename(self, item: InboxItem, parent: InboxDir, name: bytes) -> None:
+        """A rename is a capture under the new name, where that is no junk; the archive has it first."""
+        if isinstance(item, InboxFile):
+            while item.capturing is not None:
+                await item.capturing.wait()
+            target = InboxFile(0, parent, name, self._inbox)
+            if not target.is_junk and (item.writers == 0 or not item.dirty):
+                await self.capture_path(item, name, target.folder)
+        replaced = self._inbox.rename(item, parent, name)
+        if replaced is not None:
+            self.unhold(replaced)
+        if isinstance(item, InboxDir):
+            for file in self._inbox.below(item):
+                if file.writers == 0 and self._is_due(file):
+                    await self.capture_path(file)
+
+    def unlink(self, parent: InboxDir, name: bytes) -> None:
+        """A program removed a file; the conversion of what was archived of it goes on."""
+        self.unhold(self._inbox.unlink(parent, name))
+
+    async def attributes_changed(self, file: InboxFile) -> None:
+        """mtime, mode or owner were set after the capture: the entry learns of it."""
+        if file.entry_id and not file.dirty:
+            facts = os.lstat(self._inbox.path(file))
+            mode = (facts.st_mode if file.mode is None else file.mode) & 0o7777
+            await self._committer.submit(
+                Touch(file.entry_id, facts.st_mtime_ns, mode, facts.st_uid, facts.st_gid)
+            )
+
+    async def truncate(self, file: InboxFile, size: int, handle: InboxHandle | None) -> None:
+        """Set the size; without an open file this is a change and a close at once."""
+        await self.before_write(file)
+        os.truncate(handle.fd if handle else self._inbox.path(file), size)
+        if file.writers == 0 and self._is_due(file):
+            await self.capture_path(file)
+
+    # -- leaving ---------------------------------------------------------------------------------------
+
+    def _changed(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            if change.after in FINAL and change.before is not change.after:
+                file = self._by_entry.get(change.id)
+                if file is not None:
+                    self._ended(file)
+
+    def _ended(self, file: InboxFile) -> None:
+        """Nothing more happens with the entry by itself: the file goes after its linger time, or stays."""
+        del self._by_entry[file.entry_id]
+        config = self._archive.converter_config(file.converter)
+        if config.post_action == "archive":
+            file.leave_at = trio.current_time() + config.linger_seconds
+            self._set_timer(file, config.linger_seconds)
+
+    def _set_timer(self, file: InboxFile, seconds: float) -> None:
+        heapq.heappush(self._timers, (trio.current_time() + seconds, file.ino, file))
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Let files leave, and capture again what failed, when their time has come."""
+        while True:
+            self._wake = trio.Event()
+            due = self._timers[0][0] if self._timers else math.inf
+            with trio.move_on_at(due):
+                await self._wake.wait()
+            while self._timers and self._timers[0][0] <= trio.current_time():
+                await self._due(heapq.heappop(self._timers)[2])
+
+    async def _due(self, file: InboxFile) -> None:
+        self._leave(file)
+        if file.writers == 0 and self._is_due(file):
+            try:
+                await self.capture_path(file)
+            except (ArchiveError, OSError) as error:
+                log.error("%s could still not be captured: %s", self._inbox.path(file), error)
+                self._set_timer(file, 2 * RETRY_SECONDS)
+
+    def _leave(self, file: InboxFile) -> None:
+        """Take a file out of the inbox, unless someone writes it again."""
+        if file.leave_at is None or trio.current_time() < file.leave_at:
+            return
+        if file.unlinked or file.dirty or file.writers or file.capturing:
+            return
+        parent = file.parent
+        try:
+            self._inbox.unlink(parent, file.name)
+        except OSError as error:
+            log.error("%s could not be removed from staging: %s", file.name, error)
+            return
+        self._kernel.forget_name(parent.ino, file.name)
+
+    # -- start and end ---------------------------------------------------------------------------------
+
+    async def drain(self, *, everything: bool) -> None:
+        """Before the end: capture what is still dirty; files open for writing only if ``everything``."""
+        for file in self._inbox.files():
+            if self._is_due(file) and (everything or file.writers == 0):
+                try:
+                    await self.capture_path(file)
+                except (ArchiveError, OSError) as error:
+                    log.error("%s stays in staging: %s", self._inbox.path(file), error)
+
+    async def take_leftovers(self) -> None:
+        """After a start: find for each file in staging whether its bytes are archived.
+
+        What is not was being written when archivefs stopped: it becomes a quarantined entry.
+        """
+        for file in self._inbox.staged():
+            try:
+                await self._take_leftover(file)
+            except (ArchiveError, OSError) as error:
+                log.error("%r stays in staging: %s", file.parts, error)
+
+    async def _take_leftover(self, file: InboxFile) -> None:
+        if file.is_junk:
+            file.dirty = True
+            return
+        fd = os.open(self._inbox.path(file), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            encoded = await trio.to_thread.run_sync(encode_file, fd, 1, self._spool_dir)
+            encoded.close()
+            entry = self._archive.reader.newest_with_content(
+                file.converter, file.name, file.folder, encoded.sha256
+            )
+            if entry is not None:
+                self.watch(file, entry.id, entry.status)
+                return
+            log.warning("%r was being written when archivefs stopped; it is quarantined", file.parts)
+            file.dirty = True
+            await self._capture(file, fd, quarantine="it was being written when archivefs stopped")
+        finally:
+            os.close(fd)
+
+
+def actor_of(uid: int, pid: int) -> Actor:
+    """Who writes: the uid that the kernel gives, and the name of the program where it still runs."""
+    try:
+        program = Path(f"/proc/{pid}/comm").read_text().strip() if pid > 0 else ""
+    except (OSError, UnicodeDecodeError):
+        program = ""
+    return Actor(uid=uid, program=program)

@@ -1,0 +1,151 @@
+"""The life of a mount: open the archive, mount, serve until unmounted or told to stop, commit, close."""
+
+import logging
+import math
+import os
+import resource
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pyfuse3
+import trio
+
+from archivefs.archive import Archive
+from archivefs.committer import Committer
+from archivefs.convert.scheduler import Scheduler
+from archivefs.errors import ConnectionLostError, MountError
+from archivefs.fs import mounts
+from archivefs.fs.capture import Capturer
+from archivefs.fs.frame_cache import FrameCache
+from archivefs.fs.inbox import Inbox
+from archivefs.fs.kernel import Invalidator, Kernel
+from archivefs.fs.mounts import MountOptions
+from archivefs.fs.operations import Operations, Presentation
+from archivefs.fs.tree import Tree
+
+log = logging.getLogger(__name__)
+
+MAX_REQUESTS = 512
+"""Requests served at once; closes that wait for the disk must not keep readers out."""
+HOUSEKEEPING_SECONDS = 600.0
+
+
+def serve(root: Path, mountpoint: Path, options: MountOptions, ready: Callable[[], None]) -> None:
+    """Mount an archive and serve it; returns when it was unmounted or SIGTERM came, everything committed.
+
+    ``ready`` is called when the mount answers. Raises ``ArchiveError``; ``ConnectionLostError`` where the
+    kernel ended the connection without an unmount.
+    """
+    mounts.check_mountpoint(mountpoint)
+    _raise_file_limit()
+    with Archive(root) as archive:
+        trio.run(_Mount(archive, mountpoint, options).run, ready)
+
+
+def _raise_file_limit() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _fuse_options(root: Path, options: MountOptions) -> set[str]:
+    source = str(root).replace("\\", "\\\\").replace(",", "\\,")
+    fixed = {"default_permissions", f"fsname={source}", f"subtype={mounts.SUBTYPE}"}
+    wanted = {"nodev", "nosuid", "noatime"}
+    given = {f"no{word}" for word in options.passed} & wanted
+    return fixed | (wanted - given) | options.passed
+
+
+class _Mount:
+    """The parts of a mounted archive and how they are started and stopped."""
+
+    def __init__(self, archive: Archive, mountpoint: Path, options: MountOptions) -> None:
+        self._archive = archive
+        self._mountpoint = mountpoint
+        self._options = options
+        self._committer = Committer(archive)
+        self._kernel = Kernel()
+        self._inbox = Inbox(archive)
+        self._scheduler = Scheduler(archive, self._committer)
+        tree = Tree(archive, self._inbox, FrameCache(archive.content))
+        self._committer.on_change(tree.changed)
+        self._committer.on_change(Invalidator(archive, tree.levels, self._kernel).changed)
+        self._capturer = Capturer(archive, self._committer, self._scheduler, self._inbox, self._kernel)
+        show = Presentation(
+            uid=os.geteuid() if options.uid is None else options.uid,
+            gid=os.getegid() if options.gid is None else options.gid,
+            fixed_uid=options.uid is not None,
+            fixed_gid=options.gid is not None,
+            umask=options.umask,
+            readonly=options.readonly,
+        )
+        self._operations = Operations(tree, self._capturer, show)
+        self._stopped = False
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Everything from leftovers to the last commit."""
+        async with trio.open_nursery() as writers:
+            writers.start_soon(self._committer.run)
+            try:
+                await self._capturer.take_leftovers()
+                await self._serve(ready)
+                await self._capturer.drain(everything=not self._stopped)
+            finally:
+                self._committer.close()
+
+    async def _serve(self, ready: Callable[[], None]) -> None:
+        try:
+            pyfuse3.init(
+                self._operations, str(self._mountpoint), _fuse_options(self._archive.root, self._options)
+            )
+        except RuntimeError as error:
+            raise MountError(f"{self._mountpoint} could not be mounted: {error}") from None
+        self._archive.note_mountpoint(str(self._mountpoint))
+        log.info("mounted %s at %s", self._archive.root, self._mountpoint)
+        lost = False
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._scheduler.run)
+                nursery.start_soon(self._capturer.run)
+                nursery.start_soon(self._keep_house)
+                nursery.start_soon(self._stop_on_signal)
+                nursery.start_soon(self._main, nursery.cancel_scope)
+                ready()
+            lost = not self._stopped and self._is_mounted()
+        finally:
+            self._kernel.stop()
+            pyfuse3.close(unmount=not lost)
+            self._kernel.join()
+            self._archive.note_mountpoint("")
+        if lost:
+            raise ConnectionLostError(
+                f"the kernel ended the connection of {self._mountpoint}; what was closed is archived; "
+                "mount it again to heal"
+            )
+        log.info("unmounted %s", self._mountpoint)
+
+    async def _main(self, everything: trio.CancelScope) -> None:
+        """Serve requests; when that ends, for whatever reason, the rest ends too."""
+        await pyfuse3.main(min_tasks=1, max_tasks=MAX_REQUESTS)
+        everything.cancel()
+
+    def _is_mounted(self) -> bool:
+        return any(each.mountpoint == self._mountpoint for each in mounts.mounted())
+
+    async def _stop_on_signal(self) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            async for number in signals:
+                if number == signal.SIGHUP:
+                    continue
+                log.info("%s: unmounting", signal.Signals(number).name)
+                self._stopped = True
+                pyfuse3.terminate()
+
+    async def _keep_house(self) -> None:
+        """Now and then: compress the journal of days that have ended."""
+        while True:
+            await trio.sleep(HOUSEKEEPING_SECONDS if self._archive.writable else math.inf)
+            try:
+                await trio.to_thread.run_sync(self._archive.seal_finished_days)
+            except OSError as error:
+                log.error("the journal of finished days could not be compressed: %s", error)

@@ -1,0 +1,255 @@
+"""An entry as a directory: the source under its name, what is known about it, its reports and attempts."""
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+
+from archivefs import describe, names
+from archivefs.archive import Archive
+from archivefs.catalog.reader import Attempt, Entry, Stored
+from archivefs.errors import UnknownEntryError
+from archivefs.events import Location, Outcome
+from archivefs.fs import inodes
+from archivefs.fs.frame_cache import ContentHandle, FrameCache
+from archivefs.fs.inodes import Kind, Slot
+from archivefs.fs.node import DIR_MODE, FILE_MODE, Attributes, Directory, File, Handle, Node, Text
+
+WITH_ERROR = (Outcome.FAILED, Outcome.SUSPENDED, Outcome.REJECTED)
+"""Outcomes after which error.txt stands beside the source."""
+
+
+class ContentFile(File):
+    """Archived bytes: the source, a report or a log."""
+
+    def __init__(
+        self,
+        cache: FrameCache,
+        ino: int,
+        place: Location,
+        size: int,
+        mtime_ns: int,
+        facts: Mapping[bytes, bytes] | None = None,
+    ) -> None:
+        self.ino = ino
+        self._cache = cache
+        self._place = place
+        self._size = size
+        self._mtime_ns = mtime_ns
+        self._facts = facts or {}
+
+    def attributes(self) -> Attributes:
+        """The original size; the blocks that the record takes on the disk."""
+        blocks = -(-self._place.length // 512)
+        return Attributes(self.ino, FILE_MODE, self._size, blocks, self._mtime_ns, self._mtime_ns)
+
+    def xattrs(self) -> Mapping[bytes, bytes]:
+        """``user.archivefs.*`` for sources."""
+        return self._facts
+
+    def open(self) -> Handle:
+        """Read through the shared cache of frames."""
+        return ContentHandle(self._cache, self._place, self._size)
+
+
+class TextFile(File):
+    """Bytes made from the catalog. The kernel may keep them: a change of the entry invalidates them."""
+
+    def __init__(self, ino: int, content: bytes, mtime_ns: int) -> None:
+        self.ino = ino
+        self._content = content
+        self._mtime_ns = mtime_ns
+
+    def attributes(self) -> Attributes:
+        """The size of the bytes; they take no blocks of their own."""
+        return Attributes(self.ino, FILE_MODE, len(self._content), 1, self._mtime_ns, self._mtime_ns)
+
+    def open(self) -> Handle:
+        """The bytes as they are now."""
+        return Text(self._content, keep_cache=True)
+
+
+class EntryNodes:
+    """Makes the nodes of entries; ``archive`` answers, ``cache`` holds decompressed frames."""
+
+    def __init__(self, archive: Archive, cache: FrameCache) -> None:
+        self.archive = archive
+        self.cache = cache
+
+    def row(self, n: int) -> Entry:
+        """The entry. Raises ``UnknownEntryError``."""
+        entry = self.archive.reader.entry(n)
+        if entry is None:
+            raise UnknownEntryError(f"there is no entry number {n} any more")
+        return entry
+
+    def node(self, ino: int) -> Node:
+        """The directory or file of an entry that has this number. Raises ``UnknownEntryError``."""
+        n, attempt, last = inodes.parts(ino)
+        match inodes.kind(ino):
+            case Kind.ENTRY:
+                return EntryDir(self, self.row(n), last)
+            case Kind.ATTEMPTS:
+                return AttemptsDir(self, n, last)
+            case Kind.ATTEMPT:
+                return AttemptDir(self, n, attempt, last)
+            case _:
+                return self._file(n, attempt, last)
+
+    def _file(self, n: int, attempt: int, slot: int) -> Node:
+        entry = self.row(n)
+        if slot == Slot.SOURCE:
+            return self.source(entry)
+        if slot == Slot.ENTRY_JSON:
+            return self.entry_json(entry)
+        if slot == Slot.ERROR:
+            return self.error(entry, self.archive.reader.attempts(n)[-1])
+        for _, node in AttemptDir(self, n, attempt, 0).named():
+            if node.ino == inodes.entry_part(Kind.FILE, n, attempt, slot):
+                return node
+        raise UnknownEntryError(f"entry {entry.id} has no such file any more")
+
+    def source(self, entry: Entry) -> ContentFile:
+        """The source of an entry."""
+        ino = inodes.entry_part(Kind.FILE, entry.n, 0, Slot.SOURCE)
+        place = self.archive.reader.location(entry)
+        facts = describe.LazyXattrs(self.archive, entry)
+        return ContentFile(self.cache, ino, place, entry.size, entry.mtime_ns, facts)
+
+    def entry_json(self, entry: Entry) -> TextFile:
+        """All that is known about an entry."""
+        ino = inodes.entry_part(Kind.FILE, entry.n, 0, Slot.ENTRY_JSON)
+        content = describe.as_file(describe.entry(self.archive, entry))
+        return TextFile(ino, content, entry.captured_ms * 10**6)
+
+    def error(self, entry: Entry, attempt: Attempt) -> TextFile:
+        """Why the last attempt failed."""
+        ino = inodes.entry_part(Kind.FILE, entry.n, 0, Slot.ERROR)
+        return TextFile(ino, attempt.error.encode() + b"\n", attempt.started_ms * 10**6)
+
+    def stored(self, stored: Stored, mtime_ns: int) -> ContentFile | None:
+        """A report or log, None where it was not kept."""
+        if stored.location is None or stored.ordinal > inodes.MAX_REPORT:
+            return None
+        slot = Slot.REPORT + stored.ordinal if stored.ordinal else Slot.LOG
+        ino = inodes.entry_part(Kind.FILE, stored.n, stored.attempt, slot)
+        return ContentFile(self.cache, ino, stored.location, stored.size, mtime_ns)
+
+
+class _NamedDir(Directory):
+    """A small directory whose names are made all at once."""
+
+    @abstractmethod
+    def named(self) -> list[tuple[bytes, Node]]:
+        """All names and nodes, in the order shown."""
+
+    def lookup(self, name: bytes) -> Node | None:
+        """The node of a name."""
+        return next((node for each, node in self.named() if each == name), None)
+
+    def entries(self, after: int) -> Iterator[tuple[int, bytes, Node]]:
+        """All at once; cookies count from 1."""
+        for cookie, (name, node) in enumerate(self.named(), 1):
+            if cookie > after:
+                yield cookie, name, node
+
+
+class EntryDir(_NamedDir):
+    """``HHMMSS_xxxxxx_NAME/`` in a view, or ``by-id/ID/``."""
+
+    def __init__(self, nodes: EntryNodes, entry: Entry, view: int) -> None:
+        self.ino = inodes.entry_part(Kind.ENTRY, entry.n, 0, view)
+        self._nodes = nodes
+        self._entry = entry
+        self._view = view
+
+    def attributes(self) -> Attributes:
+        """Dated by the capture."""
+        when = self._entry.captured_ms * 10**6
+        return Attributes(self.ino, DIR_MODE, mtime_ns=when, ctime_ns=when, attr_timeout=1.0)
+
+    def xattrs(self) -> Mapping[bytes, bytes]:
+        """``user.archivefs.*``."""
+        return describe.xattrs(self._nodes.archive, self._entry)
+
+    def named(self) -> list[tuple[bytes, Node]]:
+        """The source keeps its name; another thing that would have the same gets ``~2``."""
+        entry, nodes = self._entry, self._nodes
+        reader = nodes.archive.reader
+        found: list[tuple[bytes, Node]] = [(entry.name, nodes.source(entry))]
+
+        def add(name: bytes, node: Node) -> None:
+            found.append((name if name != entry.name else names.numbered(name, 2), node))
+
+        add(b"entry.json", nodes.entry_json(entry))
+        attempts = reader.attempts(entry.n)
+        if attempts:
+            last = attempts[-1]
+            contents = reader.contents(entry.n)
+            latest = max((each.attempt for each in contents if each.ordinal), default=0)
+            for stored in contents:
+                when = attempts[stored.attempt - 1].started_ms * 10**6
+                node = nodes.stored(stored, when) if stored.attempt == latest and stored.ordinal else None
+                if node is not None:
+                    add(stored.name.encode(), node)
+            if last.error and last.outcome in WITH_ERROR:
+                add(b"error.txt", nodes.error(entry, last))
+            add(b"attempts", AttemptsDir(nodes, entry.n, self._view))
+        return found
+
+
+class AttemptsDir(_NamedDir):
+    """``attempts/``: one directory for each."""
+
+    def __init__(self, nodes: EntryNodes, n: int, view: int) -> None:
+        self.ino = inodes.entry_part(Kind.ATTEMPTS, n, 0, view)
+        self._nodes = nodes
+        self._n = n
+        self._view = view
+
+    def attributes(self) -> Attributes:
+        """Dated by the last attempt."""
+        attempts = self._nodes.archive.reader.attempts(self._n)
+        when = attempts[-1].started_ms * 10**6 if attempts else 0
+        return Attributes(self.ino, DIR_MODE, mtime_ns=when, ctime_ns=when, attr_timeout=1.0)
+
+    def named(self) -> list[tuple[bytes, Node]]:
+        """``1``, ``2``, ..."""
+        count = len(self._nodes.archive.reader.attempts(self._n))
+        return [
+            (b"%d" % number, AttemptDir(self._nodes, self._n, number, self._view))
+            for number in range(1, min(count, inodes.MAX_ATTEMPT) + 1)
+        ]
+
+
+class AttemptDir(_NamedDir):
+    """``attempts/N/``: attempt.json, log.txt and the reports of that attempt."""
+
+    def __init__(self, nodes: EntryNodes, n: int, number: int, view: int) -> None:
+        self.ino = inodes.entry_part(Kind.ATTEMPT, n, number, view)
+        self._nodes = nodes
+        self._n = n
+        self._number = number
+
+    def _attempt(self) -> Attempt:
+        attempts = self._nodes.archive.reader.attempts(self._n)
+        if self._number > len(attempts):
+            raise UnknownEntryError(f"entry number {self._n} has no attempt {self._number}")
+        return attempts[self._number - 1]
+
+    def attributes(self) -> Attributes:
+        """Dated by its start."""
+        when = self._attempt().started_ms * 10**6
+        return Attributes(self.ino, DIR_MODE, mtime_ns=when, ctime_ns=when, attr_timeout=1.0)
+
+    def named(self) -> list[tuple[bytes, Node]]:
+        """What the attempt left."""
+        attempt = self._attempt()
+        when = attempt.started_ms * 10**6
+        contents = self._nodes.archive.reader.contents(self._n)
+        facts = describe.as_file(describe.attempt(attempt, contents))
+        ino = inodes.entry_part(Kind.FILE, self._n, self._number, Slot.ATTEMPT_JSON)
+        found: list[tuple[bytes, Node]] = [(b"attempt.json", TextFile(ino, facts, when))]
+        for stored in contents:
+            node = self._nodes.stored(stored, when) if stored.attempt == self._number else None
+            if node is not None:
+                found.append((stored.name.encode(), node))
+        return found

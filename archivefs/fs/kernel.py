@@ -1,0 +1,119 @@
+"""The kernel's caches: what it must forget when something changes. Speaks to it from a thread of its own.
+
+A notification may wait for a request that is being answered, so it must never be sent from the trio thread.
+"""
+
+import contextlib
+import logging
+import queue
+import threading
+from collections.abc import Sequence
+
+import pyfuse3
+from pyfuse3 import FileNameT, InodeT
+
+from archivefs.archive import Archive
+from archivefs.catalog.catalog import Change
+from archivefs.catalog.reader import Entry
+from archivefs.fs import inodes
+from archivefs.fs.inodes import BY_ID_VIEW, Kind, Slot
+from archivefs.fs.views import VIEWS, Levels, leaf, path_to
+
+log = logging.getLogger(__name__)
+
+_Message = tuple[int, bytes | bool]
+"""Inode and name to forget; or inode and whether only its attributes changed."""
+
+
+class Kernel:
+    """Sends invalidations; they are in effect within milliseconds of the call."""
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[_Message | None] = queue.SimpleQueue()
+        self._stopped = False
+        self._thread = threading.Thread(target=self._send, name="kernel-cache", daemon=True)
+        self._thread.start()
+
+    def forget_name(self, parent: int, name: bytes) -> None:
+        """The name in that directory means something else now, or nothing."""
+        self._queue.put((parent, name))
+
+    def forget_inode(self, ino: int, *, attributes_only: bool = False) -> None:
+        """Attributes, and perhaps bytes, of that file have changed."""
+        self._queue.put((ino, attributes_only))
+
+    def stop(self) -> None:
+        """Send nothing more: from now on nobody answers the kernel, and a notification could wait."""
+        self._stopped = True
+        self._queue.put(None)
+
+    def join(self) -> None:
+        """Wait for the thread, after the connection was closed."""
+        self._thread.join()
+
+    def _send(self) -> None:
+        while (message := self._queue.get()) is not None:
+            ino, name = message
+            if self._stopped:
+                continue
+            # ENOENT: the kernel does not know it, which is what is wanted.
+            with contextlib.suppress(OSError):
+                if isinstance(name, bool):
+                    pyfuse3.invalidate_inode(InodeT(ino), attr_only=name)
+                else:
+                    pyfuse3.invalidate_entry(InodeT(ino), FileNameT(name))
+
+
+class Invalidator:
+    """Turns what a commit changed into what the kernel must forget."""
+
+    def __init__(self, archive: Archive, levels: Levels, kernel: Kernel) -> None:
+        self._archive = archive
+        self._levels = levels
+        self._kernel = kernel
+
+    def changed(self, changes: Sequence[Change]) -> None:
+        """A listener for the committer."""
+        emptied = set()
+        for change in changes:
+            if change.before is None:
+                continue
+            entry = self._archive.reader.entry(change.n)
+            if entry is None:
+                continue
+            if change.before is not change.after:
+                self._moved(entry, change)
+                emptied.add((change.converter_id, change.day, change.before))
+            self._content_changed(entry)
+        for converter_id, day, status in emptied:
+            for view in range(len(VIEWS)):
+                parent = inodes.level(inodes.Place(view, 0))
+                for place in path_to(view, converter_id, day, status):
+                    if not self._levels.exists(place):
+                        self._kernel.forget_name(parent, self._levels.name(place).encode())
+                        break
+                    parent = inodes.level(place)
+
+    def _moved(self, entry: Entry, change: Change) -> None:
+        assert change.before is not None
+        label = entry.label(self._archive.zone)
+        for number, view in enumerate(VIEWS):
+            parent = inodes.level(leaf(number, entry, change.before))
+            self._kernel.forget_name(parent, entry.flat_name if view.flat else label)
+
+    def _content_changed(self, entry: Entry) -> None:
+        """entry.json, the source's attributes, and the names that an attempt adds or takes away."""
+        n = entry.n
+        for slot in (Slot.ENTRY_JSON, Slot.ERROR):
+            self._kernel.forget_inode(inodes.entry_part(Kind.FILE, n, 0, slot))
+        source = inodes.entry_part(Kind.FILE, n, 0, Slot.SOURCE)
+        self._kernel.forget_inode(source, attributes_only=True)
+        if not entry.attempts:
+            return
+        self._kernel.forget_inode(inodes.entry_part(Kind.FILE, n, entry.attempts, Slot.ATTEMPT_JSON))
+        reports = [stored.name.encode() for stored in self._archive.reader.contents(n) if stored.ordinal]
+        views = [number for number, view in enumerate(VIEWS) if not view.flat]
+        for view_number in (*views, BY_ID_VIEW):
+            parent = inodes.entry_part(Kind.ENTRY, n, 0, view_number)
+            for name in {b"report.json", b"error.txt", *reports}:
+                self._kernel.forget_name(parent, name)

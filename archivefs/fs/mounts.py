@@ -1,0 +1,179 @@
+"""Mounts as the system sees them: options, mountpoints, which archives are mounted where. No pyfuse3 here."""
+
+import errno
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from archivefs.errors import FuseMissingError, MountError, MountpointError, NotMountedError, UnmountError
+from archivefs.store import lock
+
+SUBTYPE = "archivefs"
+DEVICE = Path("/dev/fuse")
+FUSE_CONF = Path("/etc/fuse.conf")
+UNMOUNT_SECONDS = 60.0
+"""How long ``umount`` waits for the daemon to commit what it has and end."""
+_PASSED = {
+    "allow_other",
+    "allow_root",
+    "ro",
+    "nodev",
+    "nosuid",
+    "noexec",
+    "noatime",
+    "dev",
+    "suid",
+    "exec",
+    "atime",
+}
+_IGNORED = {
+    "rw",
+    "user",
+    "nouser",
+    "users",
+    "auto",
+    "noauto",
+    "nofail",
+    "_netdev",
+    "defaults",
+    "default_permissions",
+}
+"""Words that mount(8) and fstab use for themselves; libfuse's own helper ignores the same."""
+_OWN = {"uid", "gid", "umask"}
+
+
+class MountOptions(NamedTuple):
+    """Checked ``-o`` options. ``passed`` go to libfuse; None where uid, gid or umask were not given."""
+
+    passed: frozenset[str]
+    uid: int | None
+    gid: int | None
+    umask: int
+
+    @property
+    def readonly(self) -> bool:
+        """Whether nothing can be saved into the inbox."""
+        return "ro" in self.passed
+
+
+def parse_options(words: str) -> MountOptions:
+    """Check a comma list such as ``allow_other,uid=1000``. Raises ``MountError`` naming what is allowed."""
+    passed: set[str] = set()
+    own: dict[str, int] = {}
+    for word in filter(None, words.split(",")):
+        key, _, value = word.partition("=")
+        if word in _PASSED:
+            passed.add(word)
+        elif key in _OWN:
+            try:
+                own[key] = int(value, 8 if key == "umask" else 10)
+            except ValueError:
+                kind = "an octal number" if key == "umask" else "a number"
+                raise MountError(f"-o {word}: {key} must be {kind}") from None
+        elif word not in _IGNORED and not key.startswith("x-"):
+            allowed = ", ".join(sorted(_PASSED) + [f"{name}=N" for name in sorted(_OWN)])
+            raise MountError(f"-o {word}: unknown option; allowed are: {allowed}")
+    if passed & {"allow_other", "allow_root"} and os.geteuid() != 0 and not _others_allowed():
+        raise MountError(f"-o allow_other needs the line user_allow_other in {FUSE_CONF} (or root)")
+    return MountOptions(frozenset(passed), own.get("uid"), own.get("gid"), own.get("umask", 0))
+
+
+def _others_allowed() -> bool:
+    try:
+        return "user_allow_other" in (line.strip() for line in FUSE_CONF.read_text().splitlines())
+    except OSError:
+        return False
+
+
+def require_fuse() -> None:
+    """Raise ``FuseMissingError`` that says what to install."""
+    if not DEVICE.exists():
+        raise FuseMissingError(
+            f"there is no {DEVICE}: load the kernel module (modprobe fuse); in a container, pass the device "
+            "(docker run --device /dev/fuse --cap-add SYS_ADMIN)"
+        )
+    if shutil.which("fusermount3") is None:
+        raise FuseMissingError("fusermount3 is missing: install the package fuse3 (apt-get install fuse3)")
+
+
+class Mount(NamedTuple):
+    """A line of /proc/self/mountinfo."""
+
+    mountpoint: Path
+    source: str
+
+
+def mounted() -> list[Mount]:
+    """All archives that are mounted in this mount namespace."""
+    found = []
+    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+        left, _, right = line.partition(" - ")
+        kind, source = right.split(" ")[:2]
+        if kind == f"fuse.{SUBTYPE}":
+            found.append(Mount(Path(_plain(left.split(" ")[4])), _plain(source)))
+    return found
+
+
+def _plain(field: str) -> str:
+    """mountinfo writes blank, tab, newline and backslash as octal escapes."""
+    for code in ("040", "011", "012", "134"):
+        field = field.replace("\\" + code, chr(int(code, 8)))
+    return field
+
+
+def mountpoint_of(root: Path) -> Path | None:
+    """Where the archive is mounted, None where it is not."""
+    who = lock.holder(root) if lock.is_held(root) else None
+    return Path(who.mountpoint) if who is not None and who.mountpoint else None
+
+
+def check_mountpoint(mountpoint: Path) -> None:
+    """Raise ``MountpointError`` unless it is an empty folder; a dead mount left there is taken away first."""
+    try:
+        facts = mountpoint.stat()
+    except OSError as error:
+        if error.errno != errno.ENOTCONN:
+            raise MountpointError(f"mountpoint {mountpoint}: {error.strerror}") from None
+        _run_umount(mountpoint, lazy=True)
+        facts = mountpoint.stat()
+    if any(each.mountpoint == mountpoint for each in mounted()):
+        raise MountpointError(f"mountpoint {mountpoint}: an archive is mounted there already")
+    if not os.path.isdir(mountpoint):  # noqa: PTH112  the stat above already followed links
+        raise MountpointError(f"mountpoint {mountpoint}: not a folder (mode {facts.st_mode:o})")
+    if any(mountpoint.iterdir()):
+        raise MountpointError(
+            f"mountpoint {mountpoint}: not empty; move away what is in it, a mount would hide it"
+        )
+
+
+def unmount(mountpoint: Path, *, lazy: bool = False) -> None:
+    """Unmount, and wait until the daemon has committed everything and ended.
+
+    Raises ``NotMountedError``; ``UnmountError`` where it is busy, or the daemon does not end in time.
+    """
+    mountpoint = Path(os.path.abspath(mountpoint))  # noqa: PTH100  resolve() would ask a dead mount
+    mount = next((each for each in mounted() if each.mountpoint == mountpoint), None)
+    if mount is None:
+        places = ", ".join(str(each.mountpoint) for each in mounted()) or "nowhere"
+        raise NotMountedError(f"no archive is mounted at {mountpoint}; archives are mounted at: {places}")
+    _run_umount(mountpoint, lazy=lazy)
+    deadline = time.monotonic() + UNMOUNT_SECONDS
+    root = Path(mount.source)
+    while not lazy and lock.is_held(root) and mountpoint_of(root) == mountpoint:
+        if time.monotonic() > deadline:
+            raise UnmountError(f"{mountpoint} is unmounted, but the daemon still holds {root}")
+        time.sleep(0.02)
+
+
+def _run_umount(mountpoint: Path, *, lazy: bool) -> None:
+    if os.geteuid() == 0:
+        command = ["umount", *(["-l"] if lazy else []), str(mountpoint)]
+    else:
+        command = ["fusermount3", "-u", *(["-z"] if lazy else []), str(mountpoint)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        hint = "" if lazy else "; close what is open there, or use --lazy"
+        raise UnmountError(f"{mountpoint}: {done.stderr.strip()}{hint}")

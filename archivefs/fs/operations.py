@@ -1,0 +1,445 @@
+"""FUSE requests as calls to nodes, and errors as errnos; nothing else happens here.
+
+pyfuse3 ends the whole mount when a handler raises anything but ``FUSEError``. ``_boundary`` around every
+handler is what keeps a bug in one request to that request: EIO for it, a traceback in the log.
+"""
+
+import errno
+import functools
+import logging
+import os
+import stat
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from typing import Any, NamedTuple, ParamSpec, TypeVar
+
+import pyfuse3
+from pyfuse3 import (
+    EntryAttributes,
+    FileHandleT,
+    FileInfo,
+    FileNameT,
+    FlagT,
+    FUSEError,
+    InodeT,
+    ModeT,
+    ReaddirToken,
+    RequestContext,
+    SetattrFields,
+    StatvfsData,
+    XAttrNameT,
+)
+
+from archivefs import names
+from archivefs.errors import ArchiveError, ContentDamagedError
+from archivefs.fs.capture import Capturer, actor_of
+from archivefs.fs.inbox import InboxDir, InboxFile, InboxHandle, InboxItem, errno_of
+from archivefs.fs.node import Attributes, Directory, File, Handle, Node
+from archivefs.fs.tree import Tree
+
+log = logging.getLogger(__name__)
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND | os.O_CREAT
+
+
+class Presentation(NamedTuple):
+    """How the mount shows owners and modes.
+
+    ``uid`` and ``gid`` own everything archived, and inbox files too where they are ``fixed``; otherwise those
+    belong to their writers. ``umask`` is taken from every mode.
+    """
+
+    uid: int
+    gid: int
+    fixed_uid: bool = False
+    fixed_gid: bool = False
+    umask: int = 0
+    readonly: bool = False
+
+
+def _boundary(handler: Callable[_P, Coroutine[Any, Any, _R]]) -> Callable[_P, Coroutine[Any, Any, _R]]:
+    """The one place where errors become errnos."""
+
+    @functools.wraps(handler)
+    async def guarded(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return await handler(*args, **kwargs)
+        except FUSEError:
+            raise
+        except ArchiveError as error:
+            level = logging.ERROR if isinstance(error, ContentDamagedError) else logging.WARNING
+            log.log(level, "%s: %s", handler.__name__, error)
+            raise FUSEError(errno_of(error)) from None
+        except OSError as error:
+            log.debug("%s: %s", handler.__name__, error)
+            raise FUSEError(errno_of(error)) from None
+        except Exception:
+            log.exception("%s failed; the request gets EIO", handler.__name__)
+            raise FUSEError(errno.EIO) from None
+
+    return guarded
+
+
+class _OpenDirectory:
+    """A directory being listed: goes on where the kernel's last page ended."""
+
+    def __init__(self, directory: Directory) -> None:
+        self.directory = directory
+        self._cookie = -1
+        self._rest: Iterator[tuple[int, bytes, Node]] = iter(())
+        self._waiting: tuple[int, bytes, Node] | None = None
+
+    def after(self, cookie: int) -> Iterator[tuple[int, bytes, Node]]:
+        """What comes behind ``cookie``; a snapshot goes on as long as the kernel reads in order."""
+        if cookie != self._cookie:
+            self._rest, self._waiting = self.directory.entries(cookie), None
+        if self._waiting is not None:
+            yield self._waiting
+        yield from self._rest
+
+    def pause(self, cookie: int, waiting: tuple[int, bytes, Node]) -> None:
+        """The kernel's page is full: ``waiting`` did not fit any more."""
+        self._cookie, self._waiting = cookie, waiting
+
+
+class Operations(pyfuse3.Operations):
+    """The adapter. One for each mount."""
+
+    supports_dot_lookup = False
+    enable_writeback_cache = False
+    """Off: with it the kernel acknowledges writes that this process has not seen."""
+
+    def __init__(self, tree: Tree, capturer: Capturer, show: Presentation) -> None:
+        super().__init__()
+        self._tree = tree
+        self._inbox = tree.inbox
+        self._capturer = capturer
+        self._show = show
+        self._handles: dict[int, Handle | _OpenDirectory] = {}
+        self._next_handle = 0
+
+    # -- answers ---------------------------------------------------------------------------------------
+
+    def _entry(self, attributes: Attributes) -> EntryAttributes:
+        entry, show = EntryAttributes(), self._show
+        entry.st_ino = InodeT(attributes.ino)
+        entry.st_mode = ModeT(attributes.mode & ~show.umask)
+        entry.st_size = attributes.size
+        entry.st_blocks = attributes.blocks
+        entry.st_uid = show.uid if attributes.uid is None or show.fixed_uid else attributes.uid
+        entry.st_gid = show.gid if attributes.gid is None or show.fixed_gid else attributes.gid
+        entry.st_mtime_ns = entry.st_atime_ns = attributes.mtime_ns
+        entry.st_ctime_ns = attributes.ctime_ns
+        entry.entry_timeout = attributes.entry_timeout
+        entry.attr_timeout = attributes.attr_timeout
+        return entry
+
+    def _found(self, node: Node) -> EntryAttributes:
+        """The answer that makes the kernel refer to a node."""
+        entry = self._entry(node.attributes())
+        if isinstance(node, InboxItem):
+            node.lookups += 1
+        return entry
+
+    def _keep(self, handle: Handle | _OpenDirectory) -> FileHandleT:
+        self._next_handle += 1
+        self._handles[self._next_handle] = handle
+        return FileHandleT(self._next_handle)
+
+    def _open_file(self, handle: Handle) -> FileInfo:
+        return FileInfo(fh=self._keep(handle), keep_cache=handle.keep_cache)
+
+    def _writable_dir(self, ino: int) -> InboxDir:
+        """The inbox folder of that number. Raises EROFS for every other directory."""
+        node = self._tree.node(ino)
+        if not isinstance(node, InboxDir) or self._show.readonly:
+            raise FUSEError(errno.EROFS)
+        return node
+
+    def _inbox_handle(self, fh: int) -> InboxHandle:
+        handle = self._handles[fh]
+        if not isinstance(handle, InboxHandle):
+            raise FUSEError(errno.EBADF)
+        return handle
+
+    # -- looking ---------------------------------------------------------------------------------------
+
+    @_boundary
+    async def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
+        """The node of a name."""
+        parent = self._tree.node(parent_inode)
+        node = parent.lookup(name) if isinstance(parent, Directory) else None
+        if node is None:
+            raise FUSEError(errno.ENOENT)
+        return self._found(node)
+
+    async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
+        """Only inbox items are remembered; all other nodes follow from their numbers."""
+        for ino, count in inode_list:
+            try:
+                self._inbox.forget(ino, count)
+            except Exception:
+                log.exception("forget of inode %d", ino)
+
+    @_boundary
+    async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
+        """stat."""
+        return self._entry(self._tree.node(inode).attributes())
+
+    @_boundary
+    async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
+        """A listing from the start."""
+        node = self._tree.node(inode)
+        if not isinstance(node, Directory):
+            raise FUSEError(errno.ENOTDIR)
+        return self._keep(_OpenDirectory(node))
+
+    @_boundary
+    async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
+        """One page of names with their attributes."""
+        listing = self._handles[fh]
+        assert isinstance(listing, _OpenDirectory)
+        last = start_id
+        for cookie, name, node in listing.after(start_id):
+            try:
+                entry = self._entry(node.attributes())
+            except (ArchiveError, OSError):
+                continue
+            if not pyfuse3.readdir_reply(token, FileNameT(name), entry, cookie):
+                listing.pause(last, (cookie, name, node))
+                return
+            last = cookie
+            if isinstance(node, InboxItem):
+                node.lookups += 1
+
+    @_boundary
+    async def releasedir(self, fh: FileHandleT) -> None:
+        """End of the listing."""
+        self._handles.pop(fh, None)
+
+    @_boundary
+    async def statfs(self, ctx: RequestContext) -> StatvfsData:
+        """The disk that the archive lies on."""
+        disk, answer = os.statvfs(self._tree.archive.root), StatvfsData()
+        for key in ("bsize", "frsize", "blocks", "bfree", "bavail", "files", "ffree", "favail"):
+            setattr(answer, f"f_{key}", getattr(disk, f"f_{key}"))
+        answer.f_namemax = names.NAME_MAX
+        return answer
+
+    @_boundary
+    async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
+        """``user.archivefs.*``, and in the inbox what writers set."""
+        value = self._tree.node(inode).xattrs().get(name) if name.startswith(b"user.") else None
+        if value is None:
+            raise FUSEError(pyfuse3.ENOATTR)
+        return value
+
+    @_boundary
+    async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
+        """The names of the extended attributes."""
+        return [XAttrNameT(name) for name in self._tree.node(inode).xattrs()]
+
+    # -- reading and writing ---------------------------------------------------------------------------
+
+    @_boundary
+    async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
+        """An archived file for reading, an inbox file as asked."""
+        node = self._tree.node(inode)
+        if isinstance(node, InboxFile):
+            return await self._open_inbox(node, flags, ctx)
+        if flags & _WRITING:
+            raise FUSEError(errno.EROFS)
+        if not isinstance(node, File):
+            raise FUSEError(errno.EISDIR)
+        return self._open_file(node.open())
+
+    async def _open_inbox(self, file: InboxFile, flags: int, ctx: RequestContext) -> FileInfo:
+        if flags & _WRITING and self._show.readonly:
+            raise FUSEError(errno.EROFS)
+        handle = self._inbox.open(file, flags)
+        if handle.writable:
+            file.actor = actor_of(ctx.uid, ctx.pid)
+        if handle.writable and flags & os.O_TRUNC:
+            try:
+                await self._capturer.before_write(file)
+                os.ftruncate(handle.fd, 0)
+            except BaseException:
+                handle.close()
+                raise
+        return self._open_file(handle)
+
+    @_boundary
+    async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
+        """Bytes of an open file."""
+        handle = self._handles[fh]
+        assert isinstance(handle, Handle)
+        return await handle.read(off, size)
+
+    @_boundary
+    async def create(
+        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, flags: FlagT, ctx: RequestContext
+    ) -> tuple[FileInfo, EntryAttributes]:
+        """A new inbox file, open for writing."""
+        parent = self._writable_dir(parent_inode)
+        handle = self._inbox.create(parent, name, mode, flags, ctx.uid, ctx.gid)
+        handle.file.actor = actor_of(ctx.uid, ctx.pid)
+        return self._open_file(handle), self._found(handle.file)
+
+    @_boundary
+    async def mknod(
+        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: RequestContext
+    ) -> EntryAttributes:
+        """A new, empty inbox file; no other sort of node."""
+        if not stat.S_ISREG(mode):
+            raise FUSEError(errno.EPERM)
+        parent = self._writable_dir(parent_inode)
+        handle = self._inbox.create(parent, name, mode, os.O_EXCL, ctx.uid, ctx.gid)
+        handle.close()
+        return self._found(handle.file)
+
+    @_boundary
+    async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
+        """Bytes into staging; nothing is promised before the file is closed or synced."""
+        handle = self._inbox_handle(fh)
+        if not handle.writable:
+            raise FUSEError(errno.EBADF)
+        self._inbox.require_space()
+        await self._capturer.before_write(handle.file)
+        return await handle.write(off, buf)
+
+    @_boundary
+    async def flush(self, fh: FileHandleT) -> None:
+        """close(): what was written is captured, and a failure reaches the program."""
+        handle = self._handles[fh]
+        if isinstance(handle, InboxHandle):
+            await self._capturer.flush(handle)
+
+    @_boundary
+    async def fsync(self, fh: FileHandleT, datasync: bool) -> None:  # noqa: FBT001  pyfuse3's signature
+        """The bytes so far survive a power cut in staging; after it they come back as quarantined."""
+        handle = self._handles[fh]
+        if isinstance(handle, InboxHandle):
+            await handle.sync()
+
+    @_boundary
+    async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:  # noqa: FBT001  pyfuse3's signature
+        """Names are durable with the capture of their files."""
+
+    @_boundary
+    async def release(self, fh: FileHandleT) -> None:
+        """The last reference to an open file is gone."""
+        handle = self._handles.pop(fh)
+        if isinstance(handle, InboxHandle):
+            await self._capturer.release(handle)
+        elif isinstance(handle, Handle):
+            handle.close()
+
+    # -- changing the inbox ----------------------------------------------------------------------------
+
+    @_boundary
+    async def setattr(
+        self,
+        inode: InodeT,
+        attr: EntryAttributes,
+        fields: SetattrFields,
+        fh: FileHandleT | None,
+        ctx: RequestContext,
+    ) -> EntryAttributes:
+        """truncate, chmod, chown, utimes on inbox items."""
+        node = self._tree.node(inode)
+        if not isinstance(node, InboxItem) or self._show.readonly:
+            raise FUSEError(errno.EROFS)
+        if fields.update_size and isinstance(node, InboxFile):
+            handle = self._handles.get(fh) if fh is not None else None
+            opened = handle if isinstance(handle, InboxHandle) and handle.writable else None
+            await self._capturer.truncate(node, attr.st_size, opened)
+        if fields.update_mode:
+            self._inbox.set_mode(node, attr.st_mode)
+        if fields.update_uid or fields.update_gid:
+            uid = attr.st_uid if fields.update_uid else -1
+            self._inbox.set_owner(node, uid, attr.st_gid if fields.update_gid else -1)
+        if fields.update_mtime or fields.update_atime:
+            self._set_times(node, attr, fields)
+        if isinstance(node, InboxFile) and not fields.update_size:
+            await self._capturer.attributes_changed(node)
+        return self._entry(node.attributes())
+
+    def _set_times(self, item: InboxItem, attr: EntryAttributes, fields: SetattrFields) -> None:
+        facts = item.attributes()
+        atime = attr.st_atime_ns if fields.update_atime else facts.mtime_ns
+        mtime = attr.st_mtime_ns if fields.update_mtime else facts.mtime_ns
+        self._inbox.set_times(item, atime, mtime)
+
+    @_boundary
+    async def mkdir(
+        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
+    ) -> EntryAttributes:
+        """A folder in a converter's inbox."""
+        parent = self._writable_dir(parent_inode)
+        return self._found(self._inbox.mkdir(parent, name, mode, ctx.uid, ctx.gid))
+
+    @_boundary
+    async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        """Remove an inbox file; the archive keeps what it has of it."""
+        self._capturer.unlink(self._writable_dir(parent_inode), name)
+
+    @_boundary
+    async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        """Remove an empty inbox folder."""
+        self._inbox.rmdir(self._writable_dir(parent_inode), name)
+
+    @_boundary
+    async def rename(
+        self,
+        parent_inode_old: InodeT,
+        name_old: FileNameT,
+        parent_inode_new: InodeT,
+        name_new: FileNameT,
+        flags: FlagT,
+        ctx: RequestContext,
+    ) -> None:
+        """Another name within one converter's inbox; between converters programs copy."""
+        if flags & ~pyfuse3.RENAME_NOREPLACE:
+            raise FUSEError(errno.EINVAL)
+        old, new = self._writable_dir(parent_inode_old), self._writable_dir(parent_inode_new)
+        item = old.lookup(name_old)
+        if item is None:
+            raise FUSEError(errno.ENOENT)
+        replace = not flags & pyfuse3.RENAME_NOREPLACE
+        self._inbox.check_rename(item, new, name_new, replace=replace)
+        if isinstance(item, InboxFile):
+            item.actor = actor_of(ctx.uid, ctx.pid)
+        await self._capturer.rename(item, new, name_new)
+
+    @_boundary
+    async def symlink(
+        self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
+    ) -> EntryAttributes:
+        """Never: a link could lead outside."""
+        raise FUSEError(errno.EPERM)
+
+    @_boundary
+    async def link(
+        self, inode: InodeT, new_parent_inode: InodeT, new_name: FileNameT, ctx: RequestContext
+    ) -> EntryAttributes:
+        """Never: one inbox file is one source."""
+        raise FUSEError(errno.EPERM)
+
+    @_boundary
+    async def setxattr(self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext) -> None:
+        """``user.*`` on inbox items."""
+        self._inbox.set_xattr(self._own_item(inode, name), name, value)
+
+    @_boundary
+    async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
+        """``user.*`` on inbox items."""
+        self._inbox.remove_xattr(self._own_item(inode, name), name)
+
+    def _own_item(self, ino: int, name: bytes) -> InboxItem:
+        node = self._tree.node(ino)
+        if not isinstance(node, InboxItem) or self._show.readonly:
+            raise FUSEError(errno.EROFS)
+        if not name.startswith(b"user.") or name.startswith(b"user.archivefs."):
+            raise FUSEError(errno.ENOTSUP)
+        return node

@@ -1,0 +1,52 @@
+"""README.txt of the mount: how to use this folder, with this archive's own names in it."""
+
+from archivefs.archive import Archive
+
+_TEXT = """\
+This folder is an archive of test-station files, kept by archivefs.
+
+SAVE a file into the folder of its converter and it is archived when the program closes it:
+{inbox}
+
+LOOK at what there is. An entry is a folder HHMMSS_xxxxxx_NAME with the file under its own name, what is
+known about it in entry.json, its report in report.json, and the reason in error.txt where it failed:
+  by-converter/CONVERTER/DATE/STATUS/     by-date/YEAR/MONTH/DAY/CONVERTER/STATUS/
+  by-status/STATUS/CONVERTER/DATE/        by-id/ID/
+
+COPY files out to restore them. sources/ shows them under their own names, for "select all, copy":
+  sources/CONVERTER/DATE/STATUS/
+
+STATUS is one of: {statuses}
+Everything outside inbox/ is read-only. Removing a file from inbox/ does not remove it from the archive.
+stats.json has the numbers. Dates are in the time zone {zone}.
+The same from a terminal: archivefs --archive {root} status | ls | show ID | restore ID... FOLDER
+"""
+_MEANING = {
+    "pending": "waiting to be converted",
+    "converting": "being converted",
+    "success": "converted",
+    "failed": "not convertible, see error.txt",
+    "suspended": "tried again later",
+    "skipped": "nothing to convert",
+    "rejected": "not for this converter",
+    "archived": "kept without conversion",
+    "superseded": "replaced by a later save before conversion",
+    "quarantined": "was being written when the machine stopped",
+}
+
+
+def text(archive: Archive) -> bytes:
+    """The file's content."""
+    lines = []
+    for name, converter in sorted(archive.config.converters.items()):
+        takes = ", ".join(converter.patterns) or "any file"
+        lines.append(
+            f"  inbox/{name}/".ljust(40) + (f"converts {takes}" if converter.run else "archives only")
+        )
+    statuses = "".join(f"\n  {status:<12} {meaning}" for status, meaning in _MEANING.items())
+    return _TEXT.format(
+        inbox="\n".join(lines) or "  (archive.toml has no converters yet)",
+        statuses=statuses,
+        zone=archive.config.timezone,
+        root=archive.root.resolve(),
+    ).encode()

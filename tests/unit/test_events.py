@@ -1,0 +1,105 @@
+"""Events as lines of JSON: what is written comes back, and what does not fit is refused."""
+
+import json
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from archivefs import events
+from archivefs.events import (
+    Actor,
+    AttemptFinished,
+    AttemptStarted,
+    Captured,
+    Content,
+    Created,
+    Location,
+    Outcome,
+    Status,
+    TailCut,
+    Touched,
+)
+
+PLACE = Location(segment="2026/02/13/ict.sources.zst", offset=10, header=20, stored=30, length=70)
+ID = "20260213T120000000-a1b2c3"
+EXAMPLES = [
+    Created(archive="uuid", timezone="UTC", format=1, program="archivefs 1", seq=1, at="now", prev="0" * 64),
+    Captured(
+        id=ID, converter="ict", day="2026-02-13", name="a\ufffd.csv", name_hex="61ff2e637376", folder="x y",
+        size=5, sha256="a1b2c3" + "0" * 58, mtime_ns=-1, mode=0o644, uid=1000, gid=1000, captured_ms=1,
+        status=Status.PENDING, due_ms=2, supersedes=ID, location=PLACE, actor=Actor(uid=1000, program="cp"),
+    ),
+    Touched(id=ID, mtime_ns=2**62, mode=0o600, uid=0, gid=0),
+    AttemptStarted(id=ID, attempt=1, cause="capture"),
+    AttemptFinished(
+        id=ID, attempt=1, outcome=Outcome.SUSPENDED, status=Status.FAILED, started_ms=5, duration_ms=7,
+        arguments={"a": [1, 2.5, None, {"b": "ø"}]}, error="two\nlines", warnings=["w"],
+        log=Content(name="log.txt", size=3, sha256="f" * 64, location=PLACE),
+        reports=[Content(name="report.json", size=3, sha256="f" * 64)],
+    ),
+    TailCut(file="journal/2026/02/13.jsonl", offset=5, bytes=6, kept_as="x.tail", reason="torn"),
+]  # fmt: skip
+
+
+def test_every_kind_of_event_has_an_example_here() -> None:
+    kinds = set(events.AnyEvent.__args__)  # type: ignore[attr-defined]
+    assert {type(event) for event in EXAMPLES} == kinds
+
+
+@pytest.mark.parametrize("event", EXAMPLES, ids=lambda event: type(event).__name__)
+def test_an_event_comes_back_equal_from_its_line(event: events.AnyEvent) -> None:
+    line = events.encode(event)
+    assert b"\n" not in line
+    assert events.decode(line) == event
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])), st.text(st.characters(exclude_categories=["Cs"])))
+def test_any_text_stays_on_one_line(error: str, name: str) -> None:
+    event = AttemptFinished(
+        id=ID, attempt=1, outcome=Outcome.FAILED, status=Status.FAILED, started_ms=0, duration_ms=0,
+        error=error, reports=[Content(name=name, size=0, sha256="")],
+    )  # fmt: skip
+    line = events.encode(event)
+    assert b"\n" not in line
+    assert events.decode(line) == event
+
+
+def test_a_line_is_json_with_its_kind_and_without_defaults() -> None:
+    line = events.encode(AttemptStarted(id=ID, attempt=1, cause="retry", seq=7))
+    assert json.loads(line) == {"kind": "attempt_started", "seq": 7, "id": ID, "attempt": 1, "cause": "retry"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b'{"kind":"unheard_of"}',
+        b'{"kind":"touched","id":5,"mtime_ns":1,"mode":1,"uid":0,"gid":0}',
+        b'{"kind":"touched","id":"x"}',
+        b'{"kind":"attempt_started","id":"x","attempt":1,"cause":"x"} x',
+        b'{"kind":"attempt_started","id":"\xff","attempt":1,"cause":"x"}',
+    ],
+)
+def test_a_line_that_is_no_event_is_refused(line: bytes) -> None:
+    with pytest.raises((msgspec.MsgspecError, UnicodeDecodeError)):
+        events.decode(line)
+
+
+def test_a_field_that_a_later_version_added_is_passed_over() -> None:
+    line = b'{"kind":"attempt_started","id":"x","attempt":1,"cause":"retry","weather":"rain"}'
+    assert events.decode(line) == AttemptStarted(id="x", attempt=1, cause="retry")
+
+
+def test_the_order_of_statuses_never_changes() -> None:
+    assert " ".join(events.STATUSES) == (
+        "pending converting success failed suspended skipped rejected archived superseded quarantined"
+    )
+
+
+def test_each_status_either_waits_is_converting_or_is_final() -> None:
+    assert events.WAITING | events.FINAL | {Status.CONVERTING} == set(Status)
+    assert not events.WAITING & events.FINAL
