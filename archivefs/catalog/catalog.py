@@ -6,6 +6,7 @@ a catalog that was kept up to date and one that was rebuilt are equal.
 
 import contextlib
 import importlib.resources
+import os
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -83,7 +84,8 @@ class Catalog:
 
     def __init__(self, path: Path) -> None:
         """Open or create. Raises ``NotAnArchiveError`` (another schema) or ``apsw.Error`` (damaged)."""
-        fresh = not path.exists() or path.stat().st_size == 0
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        fresh = path.stat().st_size == 0
         self.db = connect(path)
         self._segments: dict[str, int] = {}
         self._converters: dict[str, int] = {}

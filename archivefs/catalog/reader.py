@@ -1,6 +1,6 @@
 """The questions asked of the catalog, each answered from an index, in pages where there can be many rows."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -210,14 +210,12 @@ class Reader:
         )
         return [Entry(*row) for row in rows]
 
-    def due(self, now_ms: int, skip: Sequence[int] = ()) -> Iterator[Entry]:
+    def due(self, now_ms: int) -> Iterator[Entry]:
         """Entries whose next conversion is due, earliest first."""
         rows = self.db.execute(
             "SELECT * FROM entries WHERE due_ms BETWEEN 1 AND ? ORDER BY due_ms, n", (now_ms,)
         )
-        for row in rows:
-            if row[0] not in skip:
-                yield Entry(*row)
+        return (Entry(*row) for row in rows)
 
     def next_due_ms(self, after_ms: int) -> int | None:
         """The time of the earliest conversion that is due later than ``after_ms``."""

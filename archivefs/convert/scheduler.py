@@ -17,7 +17,7 @@ from archivefs.committer import Committer
 from archivefs.config import ConverterConfig
 from archivefs.convert.pool import Answer, Job, Pool, WorkerError, make_job
 from archivefs.errors import ArchiveError
-from archivefs.events import WAITING, Outcome, Status
+from archivefs.events import WAITING, Location, Outcome, Status
 from archivefs.operations import BeginAttempt, FinishAttempt, Report
 
 log = logging.getLogger(__name__)
@@ -125,7 +125,8 @@ class Scheduler:
         reports: list[tuple[str, bytes]] = []
         job: Job | None = None
         try:
-            job = await trio.to_thread.run_sync(self._extract, entry, attempt, config)
+            place = self._archive.reader.location(entry)
+            job = await trio.to_thread.run_sync(self._extract, entry, place, attempt, config)
             answer = await self._pool.convert(converter, config, job)
             reports = await trio.to_thread.run_sync(job.read_reports, answer.reports)
         except (ArchiveError, OSError) as error:
@@ -178,12 +179,11 @@ class Scheduler:
         delay = config.retry_delay_seconds if answer.retry_after is None else answer.retry_after
         return Status.SUSPENDED, self._archive.now_ms() + int(delay * 1000) + 1, error
 
-    def _extract(self, entry: Entry, attempt: int, config: ConverterConfig) -> Job:
+    def _extract(self, entry: Entry, place: Location, attempt: int, config: ConverterConfig) -> Job:
         """Lay the archived source into a folder of its own; its hash is checked on the way."""
         job = make_job(self._work_dir, entry.n, entry.name, attempt, config.arguments)
         fd = os.open(job.source, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            place = self._archive.reader.location(entry)
             self._archive.content.copy(place, entry.size, entry.sha256, fd)
             os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
         finally:

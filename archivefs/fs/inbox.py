@@ -303,18 +303,18 @@ class Inbox:
                 f"converter (there are: {known})"
             )
 
-    def create(self, parent: InboxDir, name: bytes, mode: int, flags: int, uid: int, gid: int) -> InboxHandle:
+    def create(self, parent: InboxDir, name: bytes, mode: int, uid: int, gid: int) -> InboxHandle:
         """Make a file and open it for writing; it is dirty from the start, even when empty."""
         self._require_converter(parent, name)
         self.require_space()
         path = self.path(parent) + b"/" + name
-        exclusive = os.O_EXCL if flags & os.O_EXCL or self.find(parent, name) is None else 0
         kept = mode & 0o7777 if self._chown else mode & 0o777 | 0o600
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | exclusive | os.O_NOFOLLOW | os.O_CLOEXEC, kept)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(path, flags, kept)
         self._own(path, uid, gid)
+        os.fchmod(fd, kept)
         file = self.find(parent, name)
         assert isinstance(file, InboxFile)
-        os.fchmod(fd, kept)
         file.mode = None if self._chown else mode & 0o7777
         file.dirty = True
         return InboxHandle(file, fd, writable=True)

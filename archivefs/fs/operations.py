@@ -282,7 +282,10 @@ class Operations(pyfuse3.Operations):
     ) -> tuple[FileInfo, EntryAttributes]:
         """A new inbox file, open for writing."""
         parent = self._writable_dir(parent_inode)
-        handle = self._inbox.create(parent, name, mode, flags, ctx.uid, ctx.gid)
+        known = parent.lookup(name)
+        if isinstance(known, InboxFile) and not flags & os.O_EXCL:
+            return await self._open_inbox(known, flags, ctx), self._found(known)
+        handle = self._inbox.create(parent, name, mode, ctx.uid, ctx.gid)
         handle.file.actor = actor_of(ctx.uid, ctx.pid)
         return self._open_file(handle), self._found(handle.file)
 
@@ -294,7 +297,7 @@ class Operations(pyfuse3.Operations):
         if not stat.S_ISREG(mode):
             raise FUSEError(errno.EPERM)
         parent = self._writable_dir(parent_inode)
-        handle = self._inbox.create(parent, name, mode, os.O_EXCL, ctx.uid, ctx.gid)
+        handle = self._inbox.create(parent, name, mode, ctx.uid, ctx.gid)
         handle.close()
         return self._found(handle.file)
 
