@@ -29,7 +29,7 @@ from archivefs.errors import (
     NotAnArchiveError,
     ReadOnlyError,
 )
-from archivefs.events import AnyEvent, AttemptFinished, Created, Event, Outcome, Status
+from archivefs.events import AnyEvent, AttemptFinished, Created, Event, Outcome, Status, Voided
 from archivefs.operations import IdClock, Operation, Transaction, captured_event
 from archivefs.store import lock, recovery
 from archivefs.store.content import ContentReader
@@ -221,6 +221,7 @@ class Archive:
         events: list[Event] = []
         if (cut := recovery.cut_journal(store, self.root)) is not None:
             events.append(cut)
+        events += self._voided(store)
         txn = self._transaction(store)
         for tail in recovery.find_tails(store.content_dir, self.reader.segment_ends()):
             end = tail.end
@@ -245,6 +246,30 @@ class Archive:
             log.warning("recovered after an unclean stop: %d events", len(events) + len(txn.events))
             self._write([*events, *txn.events])
             self._ids = IdClock(self.reader.last_id())
+
+    def _voided(self, store: Store) -> list[Event]:
+        """Events for contents that a segment should have and is too short for.
+
+        A segment that is missing as a whole is reported only: its disk may just not be mounted.
+        """
+        voided: list[Event] = []
+        for name, end in self.reader.segment_ends().items():
+            try:
+                size = (store.content_dir / name).stat().st_size
+            except FileNotFoundError:
+                log.error("the segment content/%s is missing; its entries cannot be read", name)
+                store.retire(name)
+                continue
+            if size >= end:
+                continue
+            store.retire(name)
+            log.error("the segment content/%s ends at %d, the journal says %d", name, size, end)
+            reason = f"content/{name} ends at {size}"
+            voided += [
+                Voided(id=id_, attempt=attempt, ordinal=ordinal, reason=reason)
+                for id_, attempt, ordinal in self.reader.contents_beyond(name, size)
+            ]
+        return voided
 
     def _is_unknown_source(self, record: ScannedRecord) -> bool:
         """Whether a record behind the journal's last is a source that is whole, and no entry yet."""

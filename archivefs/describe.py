@@ -37,13 +37,14 @@ def entry(archive: Archive, row: Entry) -> dict[str, Any]:
         "mode": f"{row.mode:04o}",
         "uid": row.uid,
         "gid": row.gid,
+        "xattrs": msgspec.json.decode(row.xattrs),
         "stored_bytes": row.length,
         "segment": f"content/{place.segment}",
         "offset": place.offset,
         "length": place.length,
         "attempts": [attempt(each, contents) for each in reader.attempts(row.n)],
     }
-    return {key: value for key, value in facts.items() if value not in ("", [])}
+    return {key: value for key, value in facts.items() if value not in ("", [], {})}
 
 
 def summary(archive: Archive, row: Entry) -> dict[str, Any]:

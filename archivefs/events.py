@@ -104,6 +104,7 @@ class Captured(Event, frozen=True, kw_only=True, tag="captured"):
 
     ``due_ms``: earliest time of its conversion (Unix milliseconds), 0 where none follows by itself.
     ``supersedes``: the id of an earlier version of the same inbox file that this one replaces.
+    ``xattrs``: the extended attributes ``user.*`` of the file, values in Base64.
     """
 
     id: str
@@ -124,6 +125,7 @@ class Captured(Event, frozen=True, kw_only=True, tag="captured"):
     reason: str = ""
     due_ms: int = 0
     supersedes: str = ""
+    xattrs: dict[str, str] = {}
     location: Location
 
 
@@ -176,7 +178,75 @@ class TailCut(Event, frozen=True, kw_only=True, tag="tail_cut"):
     reason: str
 
 
-AnyEvent = Created | Captured | Touched | AttemptStarted | AttemptFinished | TailCut
+class TailDropped(Event, frozen=True, kw_only=True, tag="tail_dropped"):
+    """A person removed ``quarantine/kept_as``."""
+
+    kept_as: str
+    bytes: int
+
+
+class Voided(Event, frozen=True, kw_only=True, tag="voided"):
+    """The journal knows a content that the disk does not have: the source (attempt 0), a log or a report."""
+
+    id: str
+    attempt: int = 0
+    ordinal: int = 0
+    reason: str
+
+
+class Adopted(Event, frozen=True, kw_only=True, tag="adopted"):
+    """A person took an entry out of quarantine; it goes on as if it had just been captured."""
+
+    id: str
+    status: Status
+    due_ms: int = 0
+
+
+class Dropped(Event, frozen=True, kw_only=True, tag="dropped"):
+    """A person decided that a quarantined entry is worth nothing; it is rejected, its bytes stay."""
+
+    id: str
+    reason: str
+
+
+class Verified(Event, frozen=True, kw_only=True, tag="verified"):
+    """A verification ended: what it read, and how many findings of each severity it had."""
+
+    scope: str
+    records: int
+    bytes: int
+    findings: dict[str, int] = {}
+
+
+class Repaired(Event, frozen=True, kw_only=True, tag="repaired"):
+    """`verify --repair` changed something; ``backup`` is where below quarantine/ the former state lies."""
+
+    what: list[str]
+    backup: str
+
+
+class Rebuilt(Event, frozen=True, kw_only=True, tag="rebuilt"):
+    """The journal was made again from the segments; the old one lies below quarantine/ as ``backup``."""
+
+    records: int
+    backup: str
+
+
+AnyEvent = (
+    Created
+    | Captured
+    | Touched
+    | AttemptStarted
+    | AttemptFinished
+    | TailCut
+    | TailDropped
+    | Voided
+    | Adopted
+    | Dropped
+    | Verified
+    | Repaired
+    | Rebuilt
+)
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[AnyEvent] = msgspec.json.Decoder(AnyEvent)

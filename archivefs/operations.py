@@ -12,16 +12,18 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from zoneinfo import ZoneInfo
 
 from archivefs import names
-from archivefs.catalog.reader import Reader
+from archivefs.catalog.reader import Entry, Reader
 from archivefs.config import Config, ConverterConfig
 from archivefs.errors import ArchiveError, UnknownEntryError
 from archivefs.events import (
     WAITING,
     Actor,
+    Adopted,
     AttemptFinished,
     AttemptStarted,
     Captured,
     Content,
+    Dropped,
     Event,
     Location,
     Outcome,
@@ -124,6 +126,18 @@ class Transaction:
         except UnknownEntryError:
             return False
 
+    def quarantined(self, id_: str) -> Entry:
+        """The entry, which must be in quarantine. Raises ``ArchiveError``."""
+        status = self.state(id_)[0]
+        entry = self._reader.by_id(id_)
+        if status is not Status.QUARANTINED or entry is None:
+            raise ArchiveError(f"{id_} is not quarantined: its status is {status}")
+        return entry
+
+    def converter_name(self, entry: Entry) -> str:
+        """The name of the entry's converter."""
+        return self._reader.converter_name(entry.converter_id)
+
     def record(self, event: Event) -> None:
         """Add an event to the group."""
         self.events.append(event)
@@ -136,6 +150,10 @@ class Transaction:
                 self._overlay[event.id] = (Status.CONVERTING, event.attempt)
             case AttemptFinished():
                 self._overlay[event.id] = (event.status, event.attempt)
+            case Adopted():
+                self._overlay[event.id] = (event.status, self.state(event.id)[1])
+            case Dropped():
+                self._overlay[event.id] = (Status.REJECTED, self.state(event.id)[1])
 
     def append(self, converter: str, kind: str, day: str, header: RecordHeader, content: Encoded) -> Location:
         """Write a record into the day's segment of ``kind`` (sources, reports)."""
@@ -185,6 +203,7 @@ class Capture(Operation[Receipt]):
     folder: bytes = b""
     supersedes: str = ""
     quarantine: str = ""
+    xattrs: dict[str, str] = field(default_factory=dict)
     actor: Actor | None = None
 
     def prepare(self, config: Config) -> None:
@@ -204,7 +223,7 @@ class Capture(Operation[Receipt]):
             name=names.text(self.name), name_hex=names.hex_if_needed(self.name),
             folder=names.text(self.folder), folder_hex=names.hex_if_needed(self.folder),
             size=content.size, stored=content.stored, sha256=content.sha256, captured_ms=captured_ms,
-            mtime_ns=self.mtime_ns, mode=self.mode, uid=self.uid, gid=self.gid,
+            mtime_ns=self.mtime_ns, mode=self.mode, uid=self.uid, gid=self.gid, xattrs=self.xattrs,
         )  # fmt: skip
         place = txn.append(self.converter, "sources", txn.day(captured_ms), header, content)
         supersedes = self.supersedes if self.supersedes and txn.waits(self.supersedes) else ""
@@ -218,6 +237,15 @@ class Capture(Operation[Receipt]):
             self.content.close()
 
 
+def first_status(converter: ConverterConfig, name: bytes, when_ms: int) -> tuple[Status, str, int]:
+    """Status, reason and time of the first conversion (0: none) of a source archived at ``when_ms``."""
+    if not converter.run:
+        return Status.ARCHIVED, "", 0
+    if converter.patterns and not names.matches(name, converter.patterns):
+        return Status.SKIPPED, f"the name fits none of: {', '.join(converter.patterns)}", 0
+    return Status.PENDING, "", when_ms + int(converter.settle_seconds * 1000)
+
+
 def captured_event(
     txn: Transaction,
     header: RecordHeader,
@@ -227,23 +255,18 @@ def captured_event(
     actor: Actor | None = None,
 ) -> Captured:
     """The event for a source record; its status follows from the converter's configuration."""
-    converter = txn.config.converters.get(header.converter, ConverterConfig())
-    status, reason, due_ms = Status.PENDING, "", 0
     if quarantine:
-        status, reason = Status.QUARANTINED, quarantine
-    elif not converter.run:
-        status = Status.ARCHIVED
-    elif converter.patterns and not names.matches(
-        names.original(header.name, header.name_hex), converter.patterns
-    ):
-        status, reason = Status.SKIPPED, f"the name fits none of: {', '.join(converter.patterns)}"
+        status, reason, due_ms = Status.QUARANTINED, quarantine, 0
     else:
-        due_ms = header.captured_ms + int(converter.settle_seconds * 1000)
+        name = names.original(header.name, header.name_hex)
+        converter = txn.config.converters.get(header.converter, ConverterConfig())
+        status, reason, due_ms = first_status(converter, name, header.captured_ms)
     return Captured(
         id=header.id, converter=header.converter, day=txn.day(header.captured_ms),
         name=header.name, name_hex=header.name_hex, folder=header.folder, folder_hex=header.folder_hex,
         size=header.size, sha256=header.sha256, mtime_ns=header.mtime_ns, mode=header.mode,
-        uid=header.uid, gid=header.gid, captured_ms=header.captured_ms, status=status, reason=reason,
+        uid=header.uid, gid=header.gid, xattrs=header.xattrs, captured_ms=header.captured_ms,
+        status=status, reason=reason,
         due_ms=due_ms, supersedes=supersedes, location=place, actor=actor,
     )  # fmt: skip
 
@@ -262,6 +285,46 @@ class Touch(Operation[None]):
         """One event."""
         txn.state(self.id)
         txn.record(Touched(id=self.id, mtime_ns=self.mtime_ns, mode=self.mode, uid=self.uid, gid=self.gid))
+
+
+@dataclass
+class Adopt(Operation[Status]):
+    """Take an entry out of quarantine; returns what it becomes."""
+
+    id: str
+    actor: Actor | None = None
+
+    def run(self, txn: Transaction) -> Status:
+        """One event. Raises ``ArchiveError`` where the entry is not quarantined."""
+        entry = txn.quarantined(self.id)
+        converter = txn.config.converters.get(txn.converter_name(entry), ConverterConfig())
+        status, _, due_ms = first_status(converter, entry.name, txn.now_ms)
+        txn.record(Adopted(id=self.id, status=status, due_ms=due_ms, actor=self.actor))
+        return status
+
+
+@dataclass
+class Drop(Operation[None]):
+    """Reject a quarantined entry; its bytes stay until retention takes them."""
+
+    id: str
+    actor: Actor | None = None
+
+    def run(self, txn: Transaction) -> None:
+        """One event. Raises ``ArchiveError`` where the entry is not quarantined."""
+        txn.quarantined(self.id)
+        txn.record(Dropped(id=self.id, reason="dropped from quarantine", actor=self.actor))
+
+
+@dataclass
+class Note(Operation[None]):
+    """Put an event into the journal that changes no entry."""
+
+    event: Event
+
+    def run(self, txn: Transaction) -> None:
+        """One event."""
+        txn.record(self.event)
 
 
 @dataclass

@@ -5,6 +5,8 @@ import os
 import tempfile
 from pathlib import Path
 
+import msgspec
+
 from archivefs import names
 from archivefs.archive import Archive
 from archivefs.catalog.reader import Entry
@@ -26,7 +28,7 @@ def target_of(entry: Entry, dest: Path, *, single: bool) -> bytes:
 
 
 def restore(archive: Archive, entry: Entry, target: bytes) -> None:
-    """Write the source of ``entry`` to ``target`` with its mtime, mode and (as root) owner.
+    """Write the source of ``entry`` to ``target`` with its mtime, mode, ``user.*`` and (as root) owner.
 
     The name appears only when all bytes are there, synced, and have the right SHA-256. Raises
     ``DestinationExistsError``, ``ContentDamagedError``, ``OSError``.
@@ -41,6 +43,7 @@ def restore(archive: Archive, entry: Entry, target: bytes) -> None:
             os.fchmod(fd, entry.mode & 0o777)
             if os.geteuid() == 0:
                 os.fchown(fd, entry.uid, entry.gid)
+            _set_xattrs(fd, entry)
             os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
             os.fsync(fd)
         finally:
@@ -50,6 +53,13 @@ def restore(archive: Archive, entry: Entry, target: bytes) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)  # noqa: PTH108  names are bytes
     sync_dir(Path(os.fsdecode(folder)))
+
+
+def _set_xattrs(fd: int, entry: Entry) -> None:
+    """What the target's file system takes of the extended attributes; a source is more than those."""
+    for name, value in msgspec.json.decode(entry.xattrs, type=dict[str, bytes]).items():
+        with contextlib.suppress(OSError):
+            os.setxattr(fd, name, value)
 
 
 def _name(temporary: bytes, target: bytes) -> None:

@@ -20,19 +20,28 @@ from archivefs import names
 from archivefs.errors import NotAnArchiveError
 from archivefs.events import (
     STATUSES,
+    Adopted,
     AnyEvent,
     AttemptFinished,
     AttemptStarted,
     Captured,
     Content,
     Created,
+    Dropped,
     Location,
+    Rebuilt,
+    Repaired,
     Status,
     TailCut,
+    TailDropped,
     Touched,
+    Verified,
+    Voided,
 )
 
 SCHEMA_VERSION = 1
+VOID_REASON = "its content is not on the disk"
+"""``reason`` of an entry whose record the journal knows and the disk has not."""
 _NUMBER = {status: number for number, status in enumerate(STATUSES)}
 _EPOCH = date(1970, 1, 1).toordinal()
 
@@ -162,9 +171,15 @@ class Catalog:
                 return self._attempt_finished(event)
             case Touched():
                 return self._touched(event)
+            case Voided():
+                return self._voided(event)
+            case Adopted():
+                return self._decided(event.id, event.status, "", event.due_ms, event.seq)
+            case Dropped():
+                return self._decided(event.id, Status.REJECTED, event.reason, 0, event.seq)
             case Created():
                 self._set_meta("timezone", event.timezone)
-            case TailCut():
+            case TailCut() | TailDropped() | Verified() | Repaired() | Rebuilt():
                 pass
         return []
 
@@ -184,7 +199,8 @@ class Catalog:
             event.id, converter_id, day, _NUMBER[event.status], name,
             names.original(event.folder, event.folder_hex), names.first_free(name, taken),
             self._twin(event, name, converter_id, day), event.sha256[:6], event.sha256, event.size,
-            event.mtime_ns, event.mode, event.uid, event.gid, event.captured_ms, event.reason, "",
+            event.mtime_ns, event.mode, event.uid, event.gid, event.captured_ms, event.reason,
+            msgspec.json.encode(event.xattrs).decode(), "",
             event.due_ms, 0, event.seq, self._segment_id(place), place.offset, place.header,
             place.stored, place.length,
         )  # fmt: skip
@@ -257,6 +273,20 @@ class Catalog:
         if row is None:
             return []
         return [Change(row[0], event.id, row[1], row[2], STATUSES[row[3]], STATUSES[row[3]])]
+
+    def _decided(self, id_: str, status: Status, reason: str, due_ms: int, seq: int) -> list[Change]:
+        self.db.execute("UPDATE entries SET reason = ? WHERE id = ?", (reason, id_))
+        return self._move(id_, status, due_ms, seq)
+
+    def _voided(self, event: Voided) -> list[Change]:
+        if event.attempt == 0:
+            return self._decided(event.id, Status.QUARANTINED, VOID_REASON, 0, event.seq)
+        self.db.execute(
+            "UPDATE contents SET segment_id = 0, offset = 0, header = 0, stored = 0, length = 0"
+            " WHERE n = (SELECT n FROM entries WHERE id = ?) AND attempt = ? AND ordinal = ?",
+            (event.id, event.attempt, event.ordinal),
+        )
+        return []
 
     # -- attempts --------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import msgspec
 
 from archivefs import names
 from archivefs.catalog import conditions
-from archivefs.catalog.catalog import connect, day_text, status_number
+from archivefs.catalog.catalog import VOID_REASON, connect, day_number, day_text, status_number
 from archivefs.errors import UnknownEntryError
 from archivefs.events import STATUSES, Location, Status
 from archivefs.query import Query
@@ -38,6 +38,7 @@ class Entry(NamedTuple):
     gid: int
     captured_ms: int
     reason: str
+    xattrs: str
     superseded_by: str
     due_ms: int
     attempts: int
@@ -89,6 +90,16 @@ class Stored(NamedTuple):
     size: int
     sha256: str
     location: Location | None
+
+
+class Record(NamedTuple):
+    """A record that a segment must hold."""
+
+    id: str
+    offset: int
+    length: int
+    size: int
+    sha256: str
 
 
 class Total(NamedTuple):
@@ -304,6 +315,45 @@ class Reader:
     def segment_ends(self) -> dict[str, int]:
         """Where each segment ends according to the journal, by its name."""
         return dict(self.db.execute("SELECT name, end_bytes FROM segments"))
+
+    def records(self, segment: str, since_ms: int = 0) -> list[Record]:
+        """The records of a segment in the order of offset, of entries captured at or after ``since_ms``."""
+        day, _, file = segment.rpartition("/")
+        converter = file.removesuffix(".zst").removesuffix(".sources").removesuffix(".reports")
+        number = self.db.execute("SELECT segment_id FROM segments WHERE name = ?", (segment,)).get
+        while (converter_id := self.converter_id(converter)) is None and "." in converter:
+            converter = converter.rpartition(".")[0]
+        rows = self.db.execute(
+            "SELECT id, offset, length, size, sha256 FROM entries WHERE converter_id = ?1 AND day = ?2"
+            " AND segment_id = ?3 AND captured_ms >= ?4 AND reason != ?5"
+            " UNION ALL SELECT id, c.offset, c.length, c.size, c.sha256"
+            " FROM entries JOIN contents c USING (n) WHERE converter_id = ?1 AND day = ?2"
+            " AND c.segment_id = ?3 AND captured_ms >= ?4 ORDER BY 2",
+            (converter_id, day_number(day.replace("/", "-")), number, since_ms, VOID_REASON),
+        )
+        return [Record(*row) for row in rows]
+
+    def content_bytes(self) -> int:
+        """The sum of all sources, logs and reports that are stored."""
+        total: int = self.db.execute(
+            "SELECT (SELECT total(size) FROM totals)"
+            " + (SELECT total(size) FROM contents WHERE segment_id > 0)"
+        ).get
+        return int(total)
+
+    def contents_beyond(self, segment: str, end: int) -> list[tuple[str, int, int]]:
+        """``(id, attempt, ordinal)`` of the records that end behind ``end``; attempt 0 is the source.
+
+        Reads all rows: for a segment that turned out to be too short.
+        """
+        number = self.db.execute("SELECT segment_id FROM segments WHERE name = ?", (segment,)).get
+        rows = self.db.execute(
+            "SELECT id, 0, 0 FROM entries WHERE segment_id = ?1 AND offset + length > ?2 AND reason != ?3"
+            " UNION ALL SELECT id, attempt, ordinal FROM contents c JOIN entries USING (n)"
+            " WHERE c.segment_id = ?1 AND c.offset + c.length > ?2",
+            (number, end, VOID_REASON),
+        )
+        return list(rows)
 
     def last_id(self) -> str:
         """The highest archive id, '' in an empty archive."""

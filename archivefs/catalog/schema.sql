@@ -36,7 +36,8 @@ CREATE TABLE entries (
     uid          INTEGER NOT NULL,    -- owner in the inbox
     gid          INTEGER NOT NULL,
     captured_ms  INTEGER NOT NULL,    -- the server's clock at capture
-    reason       TEXT NOT NULL,       -- why it has the status it was captured with, '' if obvious
+    reason       TEXT NOT NULL,       -- why it has its status where no attempt says so, '' if obvious
+    xattrs       TEXT NOT NULL,       -- JSON object of user.* attributes, values in Base64
     superseded_by TEXT NOT NULL,      -- id of the later version, '' for none
     due_ms       INTEGER NOT NULL,    -- earliest time of the next conversion, 0: none by itself
     attempts     INTEGER NOT NULL,    -- how many began

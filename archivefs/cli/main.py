@@ -29,6 +29,8 @@ COMMANDS: Mapping[str, _Command] = {
     "log": _Command("looking", "The journal, readable."),
     "capture": _Command("moving", "Archive files."),
     "restore": _Command("moving", "Copy sources out, checked."),
+    "verify": _Command("checking", "Prove that everything is there and unaltered."),
+    "quarantine": _Command("checking", "What was being written when the machine stopped."),
     "rebuild": _Command("setup", "Make the catalog again from the journal."),
 }
 

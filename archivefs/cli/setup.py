@@ -6,6 +6,7 @@ import click
 
 from archivefs import archive as archives
 from archivefs.cli.common import json_option, print_json, with_archive
+from archivefs.verify import from_segments as from_segments_module
 
 
 @click.command()
@@ -20,12 +21,34 @@ def init(archive: Path, config: Path | None) -> None:
 
 
 @click.command()
+@click.option("--from-segments", is_flag=True, help="The journal is damaged or gone: make it again, too.")
 @with_archive
 @json_option
-def rebuild(root: Path, as_json: bool) -> None:
-    """Make catalog.sqlite again from the journal. The archive must not be mounted."""
+def rebuild(root: Path, from_segments: bool, as_json: bool) -> None:
+    """Make catalog.sqlite again from the journal. The archive must not be mounted.
+
+    With --from-segments the journal is made again from the sources and reports; the old one is kept in
+    quarantine/, and what cannot come back is listed.
+    """
+    if from_segments:
+        _rebuild_from_segments(root, as_json=as_json)
+        return
     count = archives.rebuild(root)
     if as_json:
         print_json({"events": count})
     else:
         click.echo(f"made {root / archives.CATALOG} again from {count} events")
+
+
+def _rebuild_from_segments(root: Path, *, as_json: bool) -> None:
+    rescue = from_segments_module.rebuild_from_segments(root)
+    if as_json:
+        print_json({"entries": rescue.entries, "records": rescue.records, "strays": rescue.strays,
+                    "backup": rescue.backup, "lost": from_segments_module.LOST})  # fmt: skip
+        return
+    click.echo(f"{rescue.entries} entries came back from {rescue.records} records; what cannot come back:")
+    for line in from_segments_module.LOST:
+        click.echo(f"  - {line}")
+    for stray in rescue.strays:
+        click.echo(f"  - {stray} belongs to no source that was found")
+    click.echo(f"the former journal and catalog are in {root / 'quarantine' / rescue.backup}")

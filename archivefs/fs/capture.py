@@ -5,6 +5,7 @@ captures what was written after the last close (a mapped file). A file that was 
 conversion has ended and a linger time has passed.
 """
 
+import base64
 import heapq
 import logging
 import math
@@ -119,7 +120,7 @@ class Capturer:
                 content=content, mtime_ns=facts.st_mtime_ns,
                 mode=(facts.st_mode if file.mode is None else file.mode) & 0o7777,
                 uid=facts.st_uid, gid=facts.st_gid, supersedes=self._superseded_id(file),
-                quarantine=quarantine, actor=file.actor,
+                quarantine=quarantine, xattrs=_user_xattrs(fd), actor=file.actor,
             )  # fmt: skip
             receipt = await self._committer.submit(operation)
         except BaseException:
@@ -292,6 +293,16 @@ class Capturer:
             await self._capture(file, fd, quarantine="it was being written when archivefs stopped")
         finally:
             os.close(fd)
+
+
+def _user_xattrs(fd: int) -> dict[str, str]:
+    """The ``user.*`` attributes of a file in Base64; none where staging's file system has none."""
+    try:
+        found = [name for name in os.listxattr(fd) if name.startswith("user.")]
+        values = {name: base64.b64encode(os.getxattr(fd, name)).decode() for name in found}
+        return {name: value for name, value in values.items() if name.isprintable()}
+    except OSError:
+        return {}
 
 
 def actor_of(uid: int, pid: int) -> Actor:

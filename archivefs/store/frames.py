@@ -59,6 +59,7 @@ class RecordHeader(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     mode: int = 0
     uid: int = 0
     gid: int = 0
+    xattrs: dict[str, str] = {}
     attempt: int = 0
 
 

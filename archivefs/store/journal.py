@@ -207,6 +207,10 @@ class Journal:
         with replacing(self._directory / CHECKPOINT) as out:
             out.write(msgspec.json.encode(note) + b"\n")
 
+    def has_checkpoint(self) -> bool:
+        """Whether the count is noted outside the chain."""
+        return (self._directory / CHECKPOINT).exists()
+
     def check_checkpoint(self) -> None:
         """Raise ``JournalDamagedError`` where the journal is shorter than it once was."""
         try:

@@ -72,20 +72,24 @@ class ScannedRecord(NamedTuple):
     frames: list[int]
 
 
-def scan(path: Path, name: str, start: int = 0) -> Iterator[ScannedRecord]:
+def scan(path: Path, name: str, start: int = 0, opened: int | None = None) -> Iterator[ScannedRecord]:
     """The whole records of a segment from ``start`` on; ends at the first thing that is not one.
 
-    Reads headers and tables only. Where the last record ends the trustworthy part ends.
+    Reads headers and tables only. Where the last record ends the trustworthy part ends. ``opened``: a
+    descriptor of the file that the caller has already.
     """
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        at = start
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if opened is None else opened
+    try:
+        size, at = os.fstat(fd).st_size, start
         while at < size:
-            record = _scan_one(file.fileno(), name, at, size)
+            record = _scan_one(fd, name, at, size)
             if record is None:
                 return
             yield record
             at = record.location.offset + record.location.length
+    finally:
+        if opened is None:
+            os.close(fd)
 
 
 def _skippable(fd: int, at: int, magic: int, size: int) -> bytes | None:

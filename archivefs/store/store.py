@@ -35,6 +35,7 @@ class Store:
         self.journal = Journal(root / "journal", clock)
         self._writers: OrderedDict[str, SegmentWriter] = OrderedDict()
         self._parts: dict[str, int] = {}
+        self._sync_failed = False
         self.failed = ""
 
     def append(self, base: str, header: RecordHeader, content: Encoded) -> Location:
@@ -55,6 +56,13 @@ class Store:
         except OSError as error:
             raise _failure(f"writing content/{base}", error) from error
 
+    def retire(self, segment: str) -> None:
+        """Never append to this segment; what it holds stays readable."""
+        base, _, part = segment.removesuffix(".zst").rpartition(".")
+        if not part.isdecimal():
+            base, part = segment.removesuffix(".zst"), "1"
+        self._parts[base] = max(self._parts.get(base, 1), int(part) + 1, self._last_part(base))
+
     def mark(self) -> Mark:
         """Where the segments end now, for ``rollback``."""
         return {base: writer.end for base, writer in self._writers.items()}
@@ -71,8 +79,8 @@ class Store:
         """Make the appended records durable, then the events. Returns the events as written.
 
         Raises ``CaptureFailedError``; then no event of the batch counts, and the caller rolls back. A segment
-        whose sync failed is never appended to again; a journal that cannot be taken back makes the store
-        read-only (``failed`` says why).
+        whose sync failed is never appended to again. A second group in a row whose sync fails, or a journal
+        that cannot be taken back, makes the store read-only (``failed`` says why).
         """
         self._require_writable()
         for base, writer in list(self._writers.items()):
@@ -80,7 +88,11 @@ class Store:
                 writer.sync()
             except OSError as error:
                 self._abandon(base)
+                if self._sync_failed:
+                    self._fail(f"syncing failed twice in a row, the last time content/{writer.name}: {error}")
+                self._sync_failed = True
                 raise _failure(f"syncing content/{writer.name}", error) from error
+        self._sync_failed = False
         self._close_idle()
         return self._append_events(batch)
 
@@ -92,10 +104,14 @@ class Store:
             try:
                 self.journal.undo()
             except OSError as worse:
-                self.failed = f"the journal could not be taken back after a failed write: {worse}"
-                log.critical("%s; the archive is read-only until it is opened again", self.failed)
+                self._fail(f"the journal could not be taken back after a failed write: {worse}")
             raise _failure("writing the journal", error) from error
         return stamped
+
+    def _fail(self, reason: str) -> None:
+        """Take nothing more: the disk does not keep what it is given."""
+        self.failed = reason
+        log.critical("%s; the archive is read-only until it is opened again", reason)
 
     def keep_aside(self, name: str, data: bytes) -> None:
         """Keep bytes that were cut off, durably, as ``quarantine/name``. Raises ``OSError``."""

@@ -1,0 +1,49 @@
+"""The folder quarantine/: bytes that were cut off files, and the former state of what was repaired."""
+
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+from archivefs.archive import Archive
+from archivefs.events import Actor, TailDropped
+from archivefs.operations import Note
+
+FOLDER = "quarantine"
+
+
+class Kept(NamedTuple):
+    """A file or folder in quarantine/ and the bytes in it."""
+
+    name: str
+    size: int
+
+
+def kept(root: Path) -> list[Kept]:
+    """Everything that is kept aside."""
+    folder = root / FOLDER
+    if not folder.exists():
+        return []
+    return [Kept(path.name, _size(path)) for path in sorted(folder.iterdir())]
+
+
+def is_kept(root: Path, name: str) -> bool:
+    """Whether something of that name is kept aside."""
+    return any(each.name == name for each in kept(root))
+
+
+def drop(archive: Archive, name: str, actor: Actor) -> None:
+    """Remove it; the journal says so first. Raises ``ArchiveError``, ``OSError``."""
+    path = archive.root / FOLDER / name
+    (outcome,), _ = archive.commit([Note(TailDropped(kept_as=name, bytes=_size(path), actor=actor))])
+    if isinstance(outcome, Exception):
+        raise outcome
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _size(path: Path) -> int:
+    if not path.is_dir():
+        return path.stat().st_size
+    return sum(each.stat().st_size for each in path.rglob("*") if each.is_file())

@@ -1,0 +1,130 @@
+"""Checks of the segments: every record's header, frames, table and SHA-256, and against the catalog.
+
+Segments are read once, front to back, each by one thread; decompression and hashing leave the interpreter
+free, so all processors work.
+"""
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence, Set
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from archivefs.catalog.reader import Record
+from archivefs.errors import ContentDamagedError
+from archivefs.store import frames
+from archivefs.store.recovery import segment_names
+from archivefs.store.segment import ScannedRecord, scan
+from archivefs.verify.findings import Finding, Severity
+
+RESTORE = "restore the file from a backup; the entries in it can still be listed"
+
+
+class SegmentResult(NamedTuple):
+    """What reading one segment gave."""
+
+    records: int
+    bytes: int
+    findings: list[Finding]
+
+
+def check_all(
+    content_dir: Path, wanted: Iterable[tuple[str, Sequence[Record]]], *, tails: bool
+) -> Iterator[SegmentResult]:
+    """Check segments and their records (in the order of offset), as many at once as there are processors.
+
+    ``wanted`` is read as work gets done, so not all records are in memory. ``tails``: whether bytes behind
+    the last record are a finding (not while somebody appends).
+    """
+    waiting: deque[Future[SegmentResult]] = deque()
+    workers = os.cpu_count() or 1
+    with ThreadPoolExecutor(workers) as pool:
+        for name, records in wanted:
+            waiting.append(pool.submit(_check_segment, content_dir, name, records, tails=tails))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def check_names(content_dir: Path, known: Set[str]) -> list[Finding]:
+    """Segments that are missing, and files that the catalog does not know."""
+    found = set(segment_names(content_dir))
+    missing = [
+        Finding(
+            Severity.CRITICAL, "segment-missing", f"content/{name}", "the file is missing", RESTORE,
+        )
+        for name in sorted(known - found)
+    ]  # fmt: skip
+    extra = [
+        Finding(
+            Severity.WARNING, "segment-unknown", f"content/{name}", "the journal knows nothing of this file",
+            "open the archive once (any command): its whole records become entries, the rest is kept aside",
+        )
+        for name in sorted(found - known)
+        if (content_dir / name).stat().st_size
+    ]  # fmt: skip
+    return missing + extra
+
+
+def _check_segment(content_dir: Path, name: str, records: Sequence[Record], *, tails: bool) -> SegmentResult:
+    path, findings = content_dir / name, list[Finding]()
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return SegmentResult(0, 0, [])
+    try:
+        read, end = 0, 0
+        for record in records:
+            if record.offset < end:
+                findings.append(
+                    _finding("record-overlap", name, record, "it overlaps the record before it", RESTORE)
+                )
+            end = max(end, record.offset + record.length)
+            findings += check_record(fd, path, name, record)
+            read += record.size
+        size = os.fstat(fd).st_size
+        if tails and records and size > end:
+            findings.append(
+                Finding(
+                    Severity.WARNING, "segment-tail", f"content/{name}",
+                    f"{size - end} bytes behind the last record that the journal knows",
+                    "open the archive once (any command): whole records become entries, others are kept",
+                )
+            )  # fmt: skip
+    finally:
+        os.close(fd)
+    return SegmentResult(len(records), read, findings)
+
+
+def check_record(fd: int, path: Path, name: str, record: Record) -> list[Finding]:
+    """What is wrong with a record: header, table, every frame's checksum, the SHA-256, the catalog's row."""
+    found: ScannedRecord | None = next(scan(path, name, record.offset, fd), None)
+    if found is None or found.location.length != record.length:
+        what = "its header or frame table is damaged"
+        return [_finding("record-damaged", name, record, what, RESTORE)]
+    header = found.header
+    digest, at = hashlib.sha256(), record.offset + found.location.header
+    try:
+        for index, length in enumerate(found.frames):
+            packed = os.pread(fd, length, at)
+            digest.update(frames.decompress(packed, frames.frame_size(header.size, index)))
+            at += length
+    except (ContentDamagedError, OSError) as error:
+        return [_finding("record-damaged", name, record, str(error), RESTORE)]
+    if digest.hexdigest() != header.sha256:
+        return [_finding("record-damaged", name, record, "its content's SHA-256 is another", RESTORE)]
+    if (header.id, header.size, header.sha256) != (record.id, record.size, record.sha256):
+        what = (
+            f"the record is of {header.id}, {header.size} bytes, {header.sha256}; the catalog says otherwise"
+        )
+        remedy = "see whether catalog-differs is reported too: archivefs verify --repair"
+        return [_finding("record-differs", name, record, what, remedy)._replace(severity=Severity.ERROR)]
+    return []
+
+
+def _finding(check: str, name: str, record: Record, what: str, remedy: str) -> Finding:
+    where = f"content/{name} at {record.offset}"
+    return Finding(Severity.CRITICAL, check, where, f"{record.id}: {what}", remedy)

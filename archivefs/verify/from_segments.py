@@ -1,0 +1,160 @@
+"""A journal made again from the segments alone, for when the real one is damaged or gone.
+
+Record headers say which source came when, under which name, with which attributes and hash, and which report
+belongs to which attempt. What only the journal knew is lost and listed: see ``LOST``.
+"""
+
+import logging
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+from archivefs import __version__, config
+from archivefs import archive as archives
+from archivefs.archive import CATALOG, FORMAT
+from archivefs.events import (
+    AttemptFinished,
+    AttemptStarted,
+    Captured,
+    Content,
+    Created,
+    Event,
+    Outcome,
+    Rebuilt,
+    Status,
+)
+from archivefs.store import lock
+from archivefs.store.durable import make_dirs, sync_dir
+from archivefs.store.recovery import segment_names
+from archivefs.store.segment import ScannedRecord, scan
+from archivefs.store.store import Store
+
+log = logging.getLogger(__name__)
+
+LOST = (
+    "why and how long attempts ran: errors, warnings, arguments, versions, durations",
+    "attempts that stored neither a log nor a report",
+    "who did what (actors), and when things other than captures happened",
+    "which sources were superseded, skipped, rejected or failed: without a report they are quarantined",
+    "attributes that were set after the capture",
+)
+"""What cannot come back from segments."""
+BATCH = 1000
+UNKNOWN = "rebuilt without the journal: it is not known whether it was converted"
+
+
+@dataclass
+class Found:
+    """The records of one entry."""
+
+    source: ScannedRecord
+    stored: dict[int, list[ScannedRecord]] = field(default_factory=lambda: defaultdict(list))
+
+
+@dataclass
+class Rescue:
+    """What came back: how many entries, and records that belong to none."""
+
+    entries: int = 0
+    records: int = 0
+    strays: list[str] = field(default_factory=list)
+    backup: str = ""
+
+
+def rebuild_from_segments(root: Path) -> Rescue:
+    """Make journal and catalog again from what lies under content/; the old ones go into quarantine/.
+
+    The archive must not be open. Raises ``LockedError``, ``ConfigError``, ``OSError``.
+    """
+    settings = config.load(root)
+    held = lock.Lock(root)
+    try:
+        rescue = Rescue(backup=time.strftime("journal-%Y%m%dT%H%M%S", time.gmtime()))
+        entries = _collect(root / "content", rescue)
+        backup = root / "quarantine" / rescue.backup
+        make_dirs(backup)
+        (root / "journal").rename(backup / "journal")
+        archives.remove_catalog(root / CATALOG, keep_as=backup / CATALOG)
+        sync_dir(root)
+        make_dirs(root / "journal")
+        store = Store(root)
+        store.commit([
+            Created(
+                archive=str(uuid.uuid4()), timezone=settings.timezone, format=FORMAT,
+                program=f"archivefs {__version__}",
+            )
+        ])  # fmt: skip
+        batch: list[Event] = []
+        for id_ in sorted(entries):
+            batch += _events(entries[id_], settings.zone, settings)
+            if len(batch) >= BATCH:
+                store.commit(batch)
+                batch = []
+        rescue.entries = len(entries)
+        store.commit([*batch, Rebuilt(records=rescue.records, backup=rescue.backup)])
+        store.close()
+    finally:
+        held.release()
+    archives.rebuild(root)
+    return rescue
+
+
+def _collect(content_dir: Path, rescue: Rescue) -> dict[str, Found]:
+    """All whole records by entry; memory grows with their number (about 1 kB each)."""
+    entries: dict[str, Found] = {}
+    others: list[ScannedRecord] = []
+    for name in segment_names(content_dir):
+        for record in scan(content_dir / name, name):
+            rescue.records += 1
+            if record.header.kind == "source":
+                entries.setdefault(record.header.id, Found(record))
+            else:
+                others.append(record)
+    for record in others:
+        found = entries.get(record.header.id)
+        if found is None:
+            rescue.strays.append(f"content/{record.location.segment} at {record.location.offset}")
+        else:
+            found.stored[record.header.attempt].append(record)
+    return entries
+
+
+def _events(found: Found, zone: ZoneInfo, settings: config.Config) -> Iterator[Event]:
+    header, place = found.source.header, found.source.location
+    has_report = any(
+        record.header.kind == "report" for records in found.stored.values() for record in records
+    )
+    converter = settings.converters.get(header.converter)
+    archived = converter is not None and not converter.run
+    when = datetime.fromtimestamp(header.captured_ms / 1000, UTC).astimezone(zone)
+    first = Status.PENDING if found.stored else Status.ARCHIVED if archived else Status.QUARANTINED
+    yield Captured(
+        id=header.id, converter=header.converter, day=when.date().isoformat(), name=header.name,
+        name_hex=header.name_hex, folder=header.folder, folder_hex=header.folder_hex, size=header.size,
+        sha256=header.sha256, mtime_ns=header.mtime_ns, mode=header.mode, uid=header.uid, gid=header.gid,
+        xattrs=header.xattrs, captured_ms=header.captured_ms, status=first,
+        reason="" if first is Status.ARCHIVED else UNKNOWN, location=place,
+    )  # fmt: skip
+    for attempt in range(1, max(found.stored, default=0) + 1):
+        records = found.stored.get(attempt, [])
+        reports = [record for record in records if record.header.kind == "report"]
+        last = attempt == max(found.stored)
+        outcome = Outcome.SUCCESS if reports else Outcome.FAILED
+        status = Status.PENDING if not last else Status.SUCCESS if has_report else Status.QUARANTINED
+        yield AttemptStarted(id=header.id, attempt=attempt, cause="unknown")
+        yield AttemptFinished(
+            id=header.id, attempt=attempt, outcome=outcome, status=status, started_ms=header.captured_ms,
+            duration_ms=0, error="" if reports else UNKNOWN,
+            log=next((_content(each) for each in records if each.header.kind == "log"), None),
+            reports=[_content(each) for each in reports],
+        )  # fmt: skip
+
+
+def _content(record: ScannedRecord) -> Content:
+    header = record.header
+    return Content(name=header.name, size=header.size, sha256=header.sha256, location=record.location)

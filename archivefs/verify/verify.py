@@ -1,0 +1,106 @@
+"""The whole verification: which checks run over what, and how much of it."""
+
+import os
+import random
+import time
+from collections.abc import Callable, Set
+from dataclasses import dataclass
+from pathlib import Path
+
+from archivefs.archive import CATALOG, Archive
+from archivefs.catalog.reader import Record
+from archivefs.store.journal import Journal
+from archivefs.verify import contents, journal
+from archivefs.verify.findings import Finding, Report, Severity
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes of sources and reports read so far, and all that will be read."""
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What to read: ``sample`` percent of the records, those captured since ``since_ms``, ``part`` of parts.
+
+    The journal, the catalog and the folder are always checked as a whole, unless ``contents_only``.
+    """
+
+    sample: float = 100.0
+    since_ms: int = 0
+    part: int = 0
+    parts: int = 1
+    contents_only: bool = False
+
+    @property
+    def text(self) -> str:
+        """The scope in words."""
+        words = [f"sample {self.sample:g}%"] if self.sample < 100 else []
+        words += [f"since {self.since_ms}"] if self.since_ms else []
+        words += [f"part {self.part + 1} of {self.parts}"] if self.parts > 1 else []
+        return ", ".join(words) or "everything"
+
+
+def verify(archive: Archive, scope: Scope, progress: Progress = lambda done, total: None) -> Report:
+    """Run all checks; reads only. May run while the archive is mounted.
+
+    Blocks for as long as reading takes; ``progress`` is called from this thread.
+    """
+    report, start = Report(scope.text), time.monotonic()
+    ends = archive.reader.segment_ends()
+    mounted = not archive.writable
+    if not scope.contents_only:
+        _check_frame(archive, report, ends.keys(), mounted=mounted)
+    total = int(archive.reader.content_bytes() / scope.parts * scope.sample / 100)
+    names = sorted(ends)[scope.part :: scope.parts]
+    wanted = ((name, _sampled(archive.reader.records(name, scope.since_ms), scope)) for name in names)
+    whole = scope.sample >= 100 and not scope.since_ms
+    for result in contents.check_all(archive.root / "content", wanted, tails=whole and not mounted):
+        report.records += result.records
+        report.bytes += result.bytes
+        report.findings += result.findings
+        progress(report.bytes, total)
+    report.seconds = time.monotonic() - start
+    report.findings.sort(key=lambda finding: -finding.severity)
+    return report
+
+
+def _check_frame(archive: Archive, report: Report, segments: Set[str], *, mounted: bool) -> None:
+    """Everything around the contents: the folder, the names of the segments, journal and catalog."""
+    report.findings += check_folder(archive.root, mounted=mounted)
+    report.findings += contents.check_names(archive.root / "content", segments)
+    chain = Journal(archive.root / "journal")
+    report.findings += journal.check_chain(chain)
+    report.events, found = journal.check_rows(chain, archive.root / CATALOG, archive.root / "staging")
+    report.findings += found
+
+
+def _sampled(records: list[Record], scope: Scope) -> list[Record]:
+    if scope.sample >= 100:
+        return records
+    return [record for record in records if random.random() * 100 < scope.sample]
+
+
+def check_folder(root: Path, *, mounted: bool) -> list[Finding]:
+    """Files that an interrupted write left, and what lies in quarantine."""
+    findings = []
+    for folder, _, files in os.walk(root):
+        inside = Path(folder).relative_to(root)
+        if inside.parts[:1] in (("staging",), ("quarantine",)):
+            continue
+        for name in files:
+            if name.endswith((".tmp", ".new")) and not mounted:
+                findings.append(
+                    Finding(
+                        Severity.WARNING, "orphan-file", str(inside / name), "a write that was interrupted",
+                        "archivefs verify --repair keeps it aside", "orphan",
+                    )
+                )  # fmt: skip
+    kept = root / "quarantine"
+    count = sum(1 for _ in kept.iterdir()) if kept.exists() else 0
+    if count:
+        findings.append(
+            Finding(
+                Severity.NOTICE, "quarantine", "quarantine/", f"{count} things are kept aside there",
+                "archivefs quarantine list",
+            )
+        )  # fmt: skip
+    return findings
