@@ -61,6 +61,8 @@ class Archive:
     """
 
     reader: Reader
+    alarms: dict[str, str]
+    """What a person should look at, by what it is about; shown in health.json."""
     _lock: lock.Lock | None
     _store: Store | None
     _catalog: Catalog
@@ -86,6 +88,7 @@ class Archive:
         self.zone = self.config.zone
         self.content = ContentReader(root / "content")
         self._clock = clock
+        self.alarms = {}
         self._lock = None
         self._store = None
         self._unapplied = []
@@ -178,6 +181,7 @@ class Archive:
         self.reader = Reader.open(self.root / CATALOG)
         self._ids = IdClock(self.reader.last_id())
         self._recover(store)
+        recovery.sweep_staging(self.root / "staging")
         store.journal.seal_finished_days()
 
     def _open_catalog(self) -> Catalog:
@@ -257,19 +261,23 @@ class Archive:
             try:
                 size = (store.content_dir / name).stat().st_size
             except FileNotFoundError:
-                log.error("the segment content/%s is missing; its entries cannot be read", name)
+                self._alarm(name, f"the segment content/{name} is missing; its entries cannot be read")
                 store.retire(name)
                 continue
             if size >= end:
                 continue
             store.retire(name)
-            log.error("the segment content/%s ends at %d, the journal says %d", name, size, end)
+            self._alarm(name, f"the segment content/{name} ends at {size}, the journal says {end}")
             reason = f"content/{name} ends at {size}"
             voided += [
                 Voided(id=id_, attempt=attempt, ordinal=ordinal, reason=reason)
                 for id_, attempt, ordinal in self.reader.contents_beyond(name, size)
             ]
         return voided
+
+    def _alarm(self, about: str, what: str) -> None:
+        log.error("%s", what)
+        self.alarms[about] = what
 
     def _is_unknown_source(self, record: ScannedRecord) -> bool:
         """Whether a record behind the journal's last is a source that is whole, and no entry yet."""

@@ -8,7 +8,7 @@ import os
 import re
 import tomllib
 import zoneinfo
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
@@ -60,12 +60,17 @@ class ConverterConfig(_Section, frozen=True, kw_only=True):
 
 
 class Config(_Section, frozen=True, kw_only=True):
-    """The whole file, checked. ``reserve_bytes``: capture stops while the disk has less free than this."""
+    """The whole file, checked.
+
+    ``reserve_bytes``: capture stops while the disk has less free. ``verify_every_seconds``: a mounted
+    archive reads all of itself once in this time, 0: never by itself.
+    """
 
     schema_version: int
     timezone: str = "UTC"
     reserve_bytes: int = 256 * 1024 * 1024
     junk: tuple[str, ...] = JUNK
+    verify_every_seconds: int = 0
     workers: Annotated[int, Meta(ge=1, le=256)] = os.cpu_count() or 1
     converters: dict[str, ConverterConfig] = {}
 
@@ -86,6 +91,17 @@ class Config(_Section, frozen=True, kw_only=True):
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]?i?B)?", re.IGNORECASE)
 _UNIT = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
          "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40, "ib": 1}  # fmt: skip
+
+
+_DURATION = {"hour": 3600, "day": 86400, "week": 7 * 86400}
+
+
+def parse_duration(value: object) -> int:
+    """Seconds of ``"7 days"``, ``"12 hours"``. Raises ``ValueError`` saying what is allowed."""
+    match = re.fullmatch(r"(\d+)\s*(hour|day|week)s?", value.strip()) if isinstance(value, str) else None
+    if match is None or int(match[1]) == 0:
+        raise ValueError('a time such as "7 days", "12 hours" or "1 week"')
+    return int(match[1]) * _DURATION[match[2]]
 
 
 def parse_size(value: object) -> int:
@@ -130,24 +146,30 @@ def parse(data: bytes, file: str) -> Config:
     if not isinstance(converters, dict):
         raise ConfigError(f"{file}: converters: must be tables, [converters.NAME]")
     top = {key: value for key, value in raw.items() if key != "converters"}
-    top |= _reserve(top, file)
-    top.pop("reserve", None)
-    config = _section(top, Config, file, "", hidden={"reserve_bytes"}, extra={"reserve"})
+    for key, (field, parse_value) in _SPOKEN.items():
+        if field in top:
+            raise ConfigError(f'{file}: {field}: unknown key, did you mean "{key}"?')
+        if key in top:
+            top[field] = _spoken(top.pop(key), parse_value, f"{file}: {key}")
+    fields = {field for field, _ in _SPOKEN.values()}
+    config = _section(top, Config, file, "", hidden=fields, extra=set(_SPOKEN))
     checked = {name: _converter(name, section, file) for name, section in converters.items()}
     _check_zone(config.timezone, file)
     return msgspec.structs.replace(config, converters=checked)
 
 
-def _reserve(top: Mapping[str, Any], file: str) -> dict[str, Any]:
-    """``reserve = "256 MB"`` as bytes, under the name that the struct has for it."""
-    if "reserve_bytes" in top:
-        raise ConfigError(f'{file}: reserve_bytes: unknown key, did you mean "reserve"?')
-    if "reserve" not in top:
-        return {}
+_SPOKEN: Mapping[str, tuple[str, Callable[[object], int]]] = {
+    "reserve": ("reserve_bytes", parse_size),
+    "verify_every": ("verify_every_seconds", parse_duration),
+}
+"""Keys whose value is written as people say it, and the field of ``Config`` that holds it as a number."""
+
+
+def _spoken(value: object, parse_value: Callable[[object], int], where: str) -> int:
     try:
-        return {"reserve_bytes": parse_size(top["reserve"])}
+        return parse_value(value)
     except ValueError as error:
-        raise ConfigError(f"{file}: reserve: is {top['reserve']!r}, must be {error}") from None
+        raise ConfigError(f"{where}: is {value!r}, must be {error}") from None
 
 
 def _check_zone(name: str, file: str) -> None:

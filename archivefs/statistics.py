@@ -37,6 +37,25 @@ def collect(archive: Archive) -> dict[str, Any]:
     }
 
 
+def health(archive: Archive) -> dict[str, Any]:
+    """Whether everything is well, and what is not: a probe reads ``ok``, a person the alarms."""
+    alarms = dict(archive.alarms)
+    if archive.failure:
+        alarms["read-only"] = archive.failure
+    disk = os.statvfs(archive.root)
+    free = disk.f_bavail * disk.f_frsize
+    if free < archive.config.reserve_bytes:
+        alarms["space"] = f"{free} bytes are free, less than the reserve of {archive.config.reserve_bytes}"
+    return {
+        "ok": not alarms,
+        "writable": archive.writable,
+        "alarms": alarms,
+        "journal_lines": archive.reader.changed_seq(),
+        "last_verified": archive.reader.last_verified(),
+        "free_bytes": free,
+    }
+
+
 def disk_bytes(archive: Archive) -> int:
     """What the archive's files take on the disk, as ``du`` counts them; walks the whole folder."""
     total = 0

@@ -179,7 +179,9 @@ class Catalog:
                 return self._decided(event.id, Status.REJECTED, event.reason, 0, event.seq)
             case Created():
                 self._set_meta("timezone", event.timezone)
-            case TailCut() | TailDropped() | Verified() | Repaired() | Rebuilt():
+            case Verified():
+                self._set_meta("verified_at", event.at)
+            case TailCut() | TailDropped() | Repaired() | Rebuilt():
                 pass
         return []
 

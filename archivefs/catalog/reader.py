@@ -359,6 +359,11 @@ class Reader:
         """The highest archive id, '' in an empty archive."""
         return self.db.execute("SELECT max(id) FROM entries").get or ""
 
+    def last_verified(self) -> str:
+        """When the last verification ended (UTC, ISO), '' before the first."""
+        when = self.db.execute("SELECT value FROM meta WHERE key = 'verified_at'").get
+        return str(when or "")
+
     def changed_seq(self) -> int:
         """The journal line up to which this connection sees."""
         seq: int = self.db.execute("SELECT value FROM meta WHERE key = 'applied_seq'").get

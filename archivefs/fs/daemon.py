@@ -23,6 +23,7 @@ from archivefs.fs.kernel import Invalidator, Kernel
 from archivefs.fs.mounts import MountOptions
 from archivefs.fs.operations import Operations, Presentation
 from archivefs.fs.tree import Tree
+from archivefs.verify.schedule import Schedule
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +109,7 @@ class _Mount:
                 nursery.start_soon(self._scheduler.run)
                 nursery.start_soon(self._capturer.run)
                 nursery.start_soon(self._keep_house)
+                nursery.start_soon(Schedule(self._archive, self._committer).run)
                 nursery.start_soon(self._stop_on_signal)
                 nursery.start_soon(self._main, nursery.cancel_scope)
                 ready()

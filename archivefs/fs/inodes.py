@@ -37,6 +37,7 @@ class Fixed(IntEnum):
     README = 2
     STATS = 3
     BY_ID = 4
+    HEALTH = 5
 
 
 class Slot(IntEnum):

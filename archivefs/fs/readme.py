@@ -18,7 +18,7 @@ COPY files out to restore them. sources/ shows them under their own names, for "
 
 STATUS is one of: {statuses}
 Everything outside inbox/ is read-only. Removing a file from inbox/ does not remove it from the archive.
-stats.json has the numbers. Dates are in the time zone {zone}.
+stats.json has the numbers, health.json what needs attention. Dates are in the time zone {zone}.
 The same from a terminal: archivefs --archive {root} status | ls | show ID | restore ID... FOLDER
 """
 _MEANING = {

@@ -76,6 +76,7 @@ class Tree:
             (int(Fixed.BY_ID), b"by-id"),
             (inbox.root.ino, b"inbox"),
             (int(Fixed.STATS), b"stats.json"),
+            (int(Fixed.HEALTH), b"health.json"),
         ]
 
     def changed(self, changes: Sequence[Change]) -> None:
@@ -104,4 +105,6 @@ class Tree:
                 return LiveFile(ino, self._readme, self.changed_ns)
             case Fixed.STATS:
                 return LiveFile(ino, describe.as_file(statistics.collect(self.archive)), self.changed_ns)
+            case Fixed.HEALTH:
+                return LiveFile(ino, describe.as_file(statistics.health(self.archive)), self.changed_ns)
         raise UnknownEntryError(f"no inode {ino}")

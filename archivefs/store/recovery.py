@@ -4,6 +4,7 @@ Only bytes behind the last thing the journal knows are touched, and they are kep
 """
 
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +12,17 @@ from typing import NamedTuple
 from archivefs.events import TailCut
 from archivefs.store.segment import ScannedRecord, scan
 from archivefs.store.store import Store
+
+SCRATCH = "verify-"
+"""Folders in staging/ for the time of a verification: ``verify-PID-...``."""
+
+
+def sweep_staging(staging: Path) -> None:
+    """Remove what a verification that was killed left in staging/."""
+    for path in staging.glob(f"{SCRATCH}*"):
+        pid = path.name.removeprefix(SCRATCH).partition("-")[0]
+        if not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 class Tail(NamedTuple):

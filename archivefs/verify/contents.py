@@ -6,6 +6,7 @@ free, so all processors work.
 
 import hashlib
 import os
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -31,22 +32,27 @@ class SegmentResult(NamedTuple):
 
 
 def check_all(
-    content_dir: Path, wanted: Iterable[tuple[str, Sequence[Record]]], *, tails: bool
+    content_dir: Path, wanted: Iterable[tuple[str, Sequence[Record]]], *, tails: bool, background: bool
 ) -> Iterator[SegmentResult]:
     """Check segments and their records (in the order of offset), as many at once as there are processors.
 
     ``wanted`` is read as work gets done, so not all records are in memory. ``tails``: whether bytes behind
-    the last record are a finding (not while somebody appends).
+    the last record are a finding (not while somebody appends). ``background``: give way to everything else.
     """
     waiting: deque[Future[SegmentResult]] = deque()
-    workers = os.cpu_count() or 1
-    with ThreadPoolExecutor(workers) as pool:
+    workers = 1 if background else os.cpu_count() or 1
+    with ThreadPoolExecutor(workers, initializer=_give_way if background else None) as pool:
         for name, records in wanted:
             waiting.append(pool.submit(_check_segment, content_dir, name, records, tails=tails))
             if len(waiting) > 2 * workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+def _give_way() -> None:
+    """Lowest priority for this thread only (on Linux, setpriority takes a thread's number)."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
 def check_names(content_dir: Path, known: Set[str]) -> list[Finding]:

@@ -1,5 +1,6 @@
 """Checks of the journal and of the catalog against it: the chain, the checkpoint, and every row."""
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from archivefs.catalog.compare import Difference, compare
 from archivefs.errors import JournalDamagedError
 from archivefs.events import AnyEvent
 from archivefs.store.journal import Journal
+from archivefs.store.recovery import SCRATCH
 from archivefs.verify.findings import Finding, Severity
 
 APPLY_BATCH = 2000
@@ -42,7 +44,7 @@ def check_rows(journal: Journal, catalog: Path, scratch: Path) -> tuple[int, lis
 
     The one in use may go on growing: it is compared as of one moment. Returns the number of events.
     """
-    with tempfile.TemporaryDirectory(prefix="verify-", dir=scratch) as folder:
+    with tempfile.TemporaryDirectory(prefix=f"{SCRATCH}{os.getpid()}-", dir=scratch) as folder:
         try:
             live = apsw.Connection(str(catalog), flags=apsw.SQLITE_OPEN_READONLY)
         except apsw.Error as error:

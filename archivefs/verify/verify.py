@@ -22,6 +22,7 @@ class Scope:
     """What to read: ``sample`` percent of the records, those captured since ``since_ms``, ``part`` of parts.
 
     The journal, the catalog and the folder are always checked as a whole, unless ``contents_only``.
+    ``background``: one thread at the lowest priority.
     """
 
     sample: float = 100.0
@@ -29,6 +30,7 @@ class Scope:
     part: int = 0
     parts: int = 1
     contents_only: bool = False
+    background: bool = False
 
     @property
     def text(self) -> str:
@@ -53,7 +55,10 @@ def verify(archive: Archive, scope: Scope, progress: Progress = lambda done, tot
     names = sorted(ends)[scope.part :: scope.parts]
     wanted = ((name, _sampled(archive.reader.records(name, scope.since_ms), scope)) for name in names)
     whole = scope.sample >= 100 and not scope.since_ms
-    for result in contents.check_all(archive.root / "content", wanted, tails=whole and not mounted):
+    checked = contents.check_all(
+        archive.root / "content", wanted, tails=whole and not mounted, background=scope.background
+    )
+    for result in checked:
         report.records += result.records
         report.bytes += result.bytes
         report.findings += result.findings
