@@ -344,9 +344,11 @@ class Archive:
         self._unapplied = []
         return changes
 
-    def seal_finished_days(self) -> None:
-        """Compress the journal of finished days. Raises ``OSError``; then it is tried again later."""
-        self._require_store().journal.seal_finished_days()
+    def keep_house(self) -> None:
+        """Compress the journal of finished days and note its end. Raises ``OSError``; then try again later."""
+        journal = self._require_store().journal
+        journal.seal_finished_days()
+        journal.write_checkpoint()
 
 
 def apply_journal(store: Store, catalog: Catalog) -> int:

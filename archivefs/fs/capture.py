@@ -21,7 +21,7 @@ from archivefs.committer import Committer
 from archivefs.convert.scheduler import Scheduler
 from archivefs.errors import ArchiveError
 from archivefs.events import FINAL, WAITING, Actor, Status
-from archivefs.fs.inbox import Inbox, InboxDir, InboxFile, InboxHandle, InboxItem
+from archivefs.fs.inbox import Inbox, InboxDir, InboxFile, InboxHandle, InboxItem, errno_of
 from archivefs.fs.kernel import Kernel
 from archivefs.operations import Capture, Receipt, Touch
 from archivefs.store.frames import Encoded, encode_file
@@ -63,6 +63,17 @@ class Capturer:
                 file.held = True
                 self._scheduler.hold(file.entry_id)
 
+    async def write(self, handle: InboxHandle, offset: int, data: bytes) -> int:
+        """Bytes into staging. A failure is remembered: closing the file then fails, too."""
+        file = handle.file
+        try:
+            self._inbox.require_space()
+            await self.before_write(file)
+            return await handle.write(offset, data)
+        except (ArchiveError, OSError) as error:
+            file.write_error = errno_of(error)
+            raise
+
     async def flush(self, handle: InboxHandle) -> None:
         """A program closed the file: archive what it holds. Durable when this returns.
 
@@ -72,6 +83,8 @@ class Capturer:
         file = handle.file
         while file.capturing is not None:
             await file.capturing.wait()
+        if handle.writable and file.write_error:
+            raise OSError(file.write_error, os.strerror(file.write_error))
         if handle.writable and self._is_due(file):
             await self._capture(file, handle.fd)
 
@@ -98,7 +111,7 @@ class Capturer:
             os.close(fd)
 
     def _is_due(self, file: InboxFile) -> bool:
-        return file.dirty and not file.unlinked and not file.is_junk
+        return file.dirty and not file.unlinked and not file.write_error and not file.is_junk
 
     async def _capture(
         self, file: InboxFile, fd: int, name: bytes = b"", folder: bytes | None = None, quarantine: str = ""
@@ -195,6 +208,8 @@ class Capturer:
         """Set the size; without an open file this is a change and a close at once."""
         await self.before_write(file)
         os.truncate(handle.fd if handle else self._inbox.path(file), size)
+        if size == 0:
+            file.write_error = 0
         if file.writers == 0 and self._is_due(file):
             await self.capture_path(file)
 

@@ -144,10 +144,10 @@ class _Mount:
                 pyfuse3.terminate()
 
     async def _keep_house(self) -> None:
-        """Now and then: compress the journal of days that have ended."""
+        """Now and then: compress the journal of days that have ended, and note its count outside it."""
         while True:
             await trio.sleep(HOUSEKEEPING_SECONDS if self._archive.writable else math.inf)
             try:
-                await trio.to_thread.run_sync(self._archive.seal_finished_days)
+                await trio.to_thread.run_sync(self._archive.keep_house)
             except OSError as error:
-                log.error("the journal of finished days could not be compressed: %s", error)
+                log.error("keeping house failed, it is tried again: %s", error)

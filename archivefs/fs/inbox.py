@@ -65,7 +65,8 @@ class InboxFile(InboxItem):
 
     ``capturing`` is set while its bytes go into the archive; writers wait for it. ``entry_id`` is the entry
     of its last captured version, ``held`` whether its conversion is put off by new writes, ``leave_at``
-    the trio time from which it may leave the inbox (None: not yet).
+    the trio time from which it may leave the inbox (None: not yet). ``write_error`` is the errno of a write
+    that failed: what the file holds since then is not what its program meant, so it is not captured.
     """
 
     parent: "InboxDir"
@@ -74,6 +75,7 @@ class InboxFile(InboxItem):
         super().__init__(ino, parent, name)
         self.inbox = inbox
         self.dirty = False
+        self.write_error = 0
         self.handles: list[InboxHandle] = []
         self.capturing: trio.Event | None = None
         self.entry_id = ""

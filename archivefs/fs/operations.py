@@ -262,8 +262,7 @@ class Operations(pyfuse3.Operations):
             file.actor = actor_of(ctx.uid, ctx.pid)
         if handle.writable and flags & os.O_TRUNC:
             try:
-                await self._capturer.before_write(file)
-                os.ftruncate(handle.fd, 0)
+                await self._capturer.truncate(file, 0, handle)
             except BaseException:
                 handle.close()
                 raise
@@ -307,9 +306,7 @@ class Operations(pyfuse3.Operations):
         handle = self._inbox_handle(fh)
         if not handle.writable:
             raise FUSEError(errno.EBADF)
-        self._inbox.require_space()
-        await self._capturer.before_write(handle.file)
-        return await handle.write(off, buf)
+        return await self._capturer.write(handle, off, buf)
 
     @_boundary
     async def flush(self, fh: FileHandleT) -> None:

@@ -25,6 +25,8 @@ from archivefs.store.durable import open_append, replacing, sync_dir, write_all
 ZERO = "0" * 64
 """``prev`` of the very first line."""
 CHECKPOINT = "checkpoint.json"
+TAIL_BYTES = 4 << 20
+"""How far back a stop can have left gaps: more than one group of events (committer.GROUP) takes."""
 
 
 class Head(NamedTuple):
@@ -67,18 +69,21 @@ class Journal:
         self.torn: Torn | None = None
         self.head = Head(0, ZERO)
         self._find_head()
+        self._synced = self.head
 
     def _find_head(self) -> None:
         files = self.files()
         if files and files[-1].suffix == ".jsonl":
-            self._file = files[-1]
-        for file in reversed(files):
-            line, end, rest = _last_line(file)
-            if file == self._file:
-                self.end = end
-                self.torn = Torn(file, end, rest) if rest else None
+            self._file = files.pop()
+            line, self.end, rest = _trusted_end(self._file, self._noted().seq)
+            self.torn = Torn(self._file, self.end, rest) if rest else None
             if line:
-                self.head = Head(_decode(line, file).seq, line_hash(line))
+                self.head = Head(_decode(line, self._file).seq, line_hash(line))
+                return
+        for file in reversed(files):
+            for line in _lines(file):
+                self.head = Head(_decode(line[:-1], file).seq, line_hash(line[:-1]))
+            if self.head.seq:
                 return
 
     def cut_torn(self) -> None:
@@ -151,6 +156,7 @@ class Journal:
         """Make everything appended durable. After an ``OSError`` the tail must not be trusted."""
         if self._fd is not None:
             os.fdatasync(self._fd)
+        self._synced = self.head
 
     def close(self) -> None:
         """Close the file."""
@@ -163,25 +169,24 @@ class Journal:
 
         Raises ``JournalDamagedError`` naming file and line where one is altered, missing or out of order.
         """
-        files = self.files()
+        files, noted = self.files(), self._noted()
         first = max((n for n, file in enumerate(files) if _first_seq(file) <= after + 1), default=0)
-        seq, prev = None, None
+        seq, prev = (0, ZERO) if first == 0 else (-1, "")
         for file in files[first:]:
-            with _open_text(file) as lines:
-                for number, line in enumerate(lines, 1):
-                    if not line.endswith(b"\n"):
-                        break
-                    event = _decode(line[:-1], file, number)
-                    if seq is None and number == 1:
-                        seq, prev = event.seq - 1, event.prev
-                    if event.seq != (seq or 0) + 1 or event.prev != prev:
-                        raise JournalDamagedError(
-                            f"{file}:{number}: line {event.seq} does not follow line {seq}: "
-                            "a line was altered, removed or moved"
-                        )
-                    seq, prev = event.seq, line_hash(line[:-1])
-                    if event.seq > after:
-                        yield event
+            for number, line in enumerate(_lines(file), 1):
+                event, sha256 = _decode(line[:-1], file, number), line_hash(line[:-1])
+                if seq >= 0 and (event.seq != seq + 1 or event.prev != prev):
+                    raise JournalDamagedError(
+                        f"{file}:{number}: line {event.seq} does not follow line {seq}: "
+                        "a line was altered, removed or moved"
+                    )
+                if event.seq == noted.seq and sha256 != noted.sha256:
+                    raise JournalDamagedError(
+                        f"{file}:{number}: line {event.seq} is not the one that the checkpoint noted"
+                    )
+                seq, prev = event.seq, sha256
+                if seq > after:
+                    yield event
 
     def seal_finished_days(self) -> list[Path]:
         """Compress every day file but the newest; a crash at any point leaves one of the two forms whole.
@@ -202,60 +207,95 @@ class Journal:
         return sealed
 
     def write_checkpoint(self) -> None:
-        """Note count and newest hash beside the chain, durably. Raises ``OSError``."""
-        note = {"seq": self.head.seq, "sha256": self.head.sha256, "at": utc_text(self._clock())}
+        """Note count and newest hash of what is durable beside the chain. Raises ``OSError``."""
+        head = self._synced
+        note = _Note(head.seq, head.sha256, utc_text(self._clock()))
         with replacing(self._directory / CHECKPOINT) as out:
             out.write(msgspec.json.encode(note) + b"\n")
 
     def has_checkpoint(self) -> bool:
         """Whether the count is noted outside the chain."""
-        return (self._directory / CHECKPOINT).exists()
+        return self._noted().seq > 0
+
+    def _noted(self) -> "_Note":
+        """The end of the chain as it was noted outside; that of an empty one where it was not."""
+        try:
+            return msgspec.json.decode((self._directory / CHECKPOINT).read_bytes(), type=_Note)
+        except (FileNotFoundError, msgspec.MsgspecError, UnicodeDecodeError):
+            return _Note()
 
     def check_checkpoint(self) -> None:
-        """Raise ``JournalDamagedError`` where the journal is shorter than it once was."""
-        try:
-            note = msgspec.json.decode((self._directory / CHECKPOINT).read_bytes())
-            seq = int(note["seq"])
-        except (FileNotFoundError, msgspec.MsgspecError, KeyError, TypeError, ValueError):
-            return
-        if seq > self.head.seq:
+        """Raise ``JournalDamagedError`` where the journal is shorter than it once was, or ends otherwise."""
+        noted = self._noted()
+        if noted.seq > self.head.seq:
             raise JournalDamagedError(
-                f"the journal ends at line {self.head.seq}, but the checkpoint of {note.get('at')} "
-                f"counted {seq}: its tail was cut off"
+                f"the journal ends at line {self.head.seq}, but the checkpoint of {noted.at} "
+                f"counted {noted.seq}: its tail was cut off"
             )
+        if noted.seq == self.head.seq and noted.sha256 != self.head.sha256:
+            raise JournalDamagedError(f"line {noted.seq} of the journal is not the one that was noted")
 
 
-def _open_text(file: Path) -> IO[bytes]:
-    """The lines of a day file, decompressed where it is sealed."""
-    if file.suffix == ".jsonl":
-        return file.open("rb")
+class _Note(msgspec.Struct, frozen=True):
+    """What checkpoint.json says."""
+
+    seq: int = 0
+    sha256: str = ZERO
+    at: str = ""
+
+
+def _lines(file: Path) -> Iterator[bytes]:
+    """The whole lines of a day file with their newlines, decompressed where it is sealed."""
+    try:
+        with file.open("rb") if file.suffix == ".jsonl" else _sealed(file) as lines:
+            yield from (line for line in lines if line.endswith(b"\n"))
+    except zstandard.ZstdError as error:
+        raise JournalDamagedError(f"{file}: does not decompress: {error}") from None
+
+
+def _sealed(file: Path) -> IO[bytes]:
     return io.BufferedReader(zstandard.open(file, "rb"))
 
 
 def _first_seq(file: Path) -> int:
     """The number of the first event in a file; of an empty file, larger than any."""
-    with _open_text(file) as lines:
-        line = lines.readline()
-    return _decode(line[:-1], file, 1).seq if line.endswith(b"\n") else 2**63
+    line = next(_lines(file), None)
+    return 2**63 if line is None else _decode(line[:-1], file, 1).seq
 
 
-def _last_line(file: Path) -> tuple[bytes, int, bytes]:
-    """The last whole line without its newline, where it ends, and what stands torn behind it."""
-    with _open_text(file) as lines:
-        if file.suffix != ".jsonl":
-            data = lines.read()
-            size = len(data)
-        else:
-            size, reach = os.fstat(lines.fileno()).st_size, 1 << 16
-            while True:
-                lines.seek(max(size - reach, 0))
-                data = lines.read(size - max(size - reach, 0))
-                if data.count(b"\n") > 1 or reach >= size:
-                    break
-                reach *= 8
-    stop = data.rfind(b"\n") + 1
-    line = data[data.rfind(b"\n", 0, max(stop - 1, 0)) + 1 : max(stop - 1, 0)]
-    return line, size - len(data) + stop, data[stop:]
+def _trusted_end(file: Path, noted_seq: int) -> tuple[bytes, int, bytes]:
+    """The last line that can be trusted, without its newline; where it ends; and what stands behind it.
+
+    A power cut can leave any page of the last, unsynced group unwritten: those read as zeros. So the last
+    ``TAIL_BYTES`` are read as a chain, and where it breaks over zeros, behind what the checkpoint noted, the
+    journal ends. A break without zeros was made later; then the last line counts, and ``read`` names it.
+    """
+    with file.open("rb") as lines:
+        size = os.fstat(lines.fileno()).st_size
+        start = max(size - TAIL_BYTES, 0)
+        lines.seek(start)
+        data = lines.read(size - start)
+    if start:
+        skipped = data.find(b"\n") + 1
+        start, data = start + skipped, data[skipped:]
+    last, end, seq, prev = b"", 0, 0, None
+    while (stop := data.find(b"\n", end)) >= 0:
+        event = _decode_or_none(data[end:stop])
+        if event is None or (prev is not None and event.prev != prev):
+            break
+        last, end, seq, prev = data[end:stop], stop + 1, event.seq, line_hash(data[end:stop])
+    rest = data[end:]
+    if b"\n" in rest and (seq < noted_seq or b"\0" not in rest):
+        end = data.rfind(b"\n") + 1
+        last, rest = data[: end - 1].rpartition(b"\n")[2], data[end:]
+    return last, start + end, rest
+
+
+def _decode_or_none(line: bytes) -> AnyEvent | None:
+    try:
+        return events.decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
 
 
 def _decode(line: bytes, file: Path, number: int | None = None) -> AnyEvent:
