@@ -33,7 +33,7 @@ from archivefs.events import AnyEvent, AttemptFinished, Created, Event, Outcome,
 from archivefs.operations import IdClock, Operation, Transaction, captured_event
 from archivefs.store import lock, recovery
 from archivefs.store.content import ContentReader
-from archivefs.store.durable import make_dirs, replacing, sync_dir
+from archivefs.store.durable import make_dirs, replacing, sync_dir, sync_file
 from archivefs.store.segment import ScannedRecord
 from archivefs.store.store import Store
 
@@ -174,6 +174,7 @@ class Archive:
 
     def _open_for_writing(self) -> None:
         self._store = store = Store(self.root, self._clock)
+        store.journal.sync_found()
         store.journal.check_checkpoint()
         self._catalog = self._open_catalog()
         self._catch_up()
@@ -234,6 +235,8 @@ class Archive:
                     break
                 txn.record(captured_event(txn, record.header, record.location))
                 end = record.location.offset + record.location.length
+            if end > tail.end:
+                sync_file(store.content_dir / tail.segment)
             if end < tail.size:
                 reason = "bytes behind the last record that the journal knows"
                 events.append(recovery.cut_tail(store, tail._replace(end=end), reason))
@@ -345,7 +348,7 @@ class Archive:
         return changes
 
     def keep_house(self) -> None:
-        """Compress the journal of finished days and note its end. Raises ``OSError``; then try again later."""
+        """Compress the journal of finished days and note its end. Raises ``OSError``; try again later."""
         journal = self._require_store().journal
         journal.seal_finished_days()
         journal.write_checkpoint()

@@ -31,6 +31,15 @@ def sync_dir(directory: Path) -> None:
         os.close(fd)
 
 
+def sync_file(path: Path) -> None:
+    """Make the bytes of a file durable that another process wrote. Raises ``OSError``."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def write_all(fd: int, data: bytes | memoryview) -> None:
     """Write all of ``data``; a short write goes on, an error is raised."""
     view = memoryview(data)

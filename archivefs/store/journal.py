@@ -20,7 +20,7 @@ import zstandard
 from archivefs import events
 from archivefs.errors import JournalDamagedError
 from archivefs.events import AnyEvent, Event
-from archivefs.store.durable import open_append, replacing, sync_dir, write_all
+from archivefs.store.durable import open_append, replacing, sync_dir, sync_file, write_all
 
 ZERO = "0" * 64
 """``prev`` of the very first line."""
@@ -85,6 +85,11 @@ class Journal:
                 self.head = Head(_decode(line[:-1], file).seq, line_hash(line[:-1]))
             if self.head.seq:
                 return
+
+    def sync_found(self) -> None:
+        """Make durable what the last process wrote and perhaps did not sync. Raises ``OSError``."""
+        if self._file is not None:
+            sync_file(self._file)
 
     def cut_torn(self) -> None:
         """Remove the torn end from the file; the caller has kept a copy. Raises ``OSError``."""
