@@ -22,6 +22,7 @@ from archivefs.config import ConverterConfig
 from archivefs.errors import (
     ArchiveError,
     ArchiveExistsError,
+    CatalogError,
     ConfigError,
     ContentDamagedError,
     JournalDamagedError,
@@ -41,6 +42,8 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1
 CATALOG = "catalog.sqlite"
+CHECKED_BYTES = 16 << 20
+"""A catalog up to this size is looked through at each open (20 ms); a larger one by ``archivefs verify``."""
 APPLY_BATCH = 2000
 """Journal lines applied in one transaction when the catalog is behind."""
 DEFAULT_TOML = """\
@@ -188,14 +191,19 @@ class Archive:
     def _open_catalog(self) -> Catalog:
         path = self.root / CATALOG
         try:
-            return Catalog(path)
-        except apsw.Error as error:
+            catalog = Catalog(path)
+            if path.stat().st_size <= CHECKED_BYTES:
+                catalog.check()
+            return catalog
+        except (apsw.CorruptError, apsw.NotADBError) as error:
             kept = path.with_name(f"{CATALOG}.damaged")
             log.error(
                 "the catalog is damaged (%s); kept as %s, made again from the journal", error, kept.name
             )
             remove_catalog(path, keep_as=kept)
             return Catalog(path)
+        except apsw.Error as error:
+            raise CatalogError(f"{path} cannot be opened: {error}") from None
 
     def _catch_up(self) -> None:
         """Apply the journal's lines that the catalog does not have yet."""
@@ -310,19 +318,22 @@ class Archive:
         """
         store = self._require_store()
         outcomes: list[Any] = [None] * len(operations)
-        for operation in operations:
-            operation.prepare(self.config)
+        prepared = []
+        for index, operation in enumerate(operations):
+            try:
+                operation.prepare(self.config)
+                prepared.append(index)
+            except Exception as error:
+                outcomes[index] = _failed(operation, error)
         txn = self._transaction(store)
         start = txn.savepoint()
-        for index in sorted(range(len(operations)), key=lambda n: operations[n].order):
+        for index in sorted(prepared, key=lambda n: operations[n].order):
             before = txn.savepoint()
             try:
                 outcomes[index] = operations[index].run(txn)
             except Exception as error:
-                if not isinstance(error, ArchiveError):
-                    log.exception("a %s failed", type(operations[index]).__name__)
+                outcomes[index] = _failed(operations[index], error)
                 txn.rollback(before)
-                outcomes[index] = error
         changes: list[Change] = []
         if txn.events:
             try:
@@ -352,6 +363,13 @@ class Archive:
         journal = self._require_store().journal
         journal.seal_finished_days()
         journal.write_checkpoint()
+
+
+def _failed(operation: Operation[Any], error: Exception) -> Exception:
+    """What undid an operation, logged where it is a bug."""
+    if not isinstance(error, ArchiveError):
+        log.error("a %s failed", type(operation).__name__, exc_info=error)
+    return error
 
 
 def apply_journal(store: Store, catalog: Catalog) -> int:

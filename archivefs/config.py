@@ -9,6 +9,7 @@ import re
 import tomllib
 import zoneinfo
 from collections.abc import Callable, Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
@@ -31,7 +32,7 @@ Collected from the ignore lists of drop-folder products (paperless-ngx, syncthin
 browsers, editors, Windows, macOS and freedesktop file managers leave behind.
 """
 
-Seconds = Annotated[float, Meta(ge=0)]
+Seconds = Annotated[float, Meta(ge=0, le=366 * 86400)]
 _S = TypeVar("_S", bound="_Section")
 
 
@@ -49,7 +50,7 @@ class ConverterConfig(_Section, frozen=True, kw_only=True):
     priority: Annotated[int, Meta(ge=1, le=10)] = 5
     settle_seconds: Seconds = 2.0
     linger_seconds: Seconds = 2.0
-    timeout_seconds: Annotated[float, Meta(gt=0)] = 300.0
+    timeout_seconds: Annotated[float, Meta(gt=0, le=366 * 86400)] = 300.0
     memory_mb: Annotated[int, Meta(ge=64)] = 512
     max_retries: Annotated[int, Meta(ge=0)] = 3
     retry_delay_seconds: Seconds = 60.0
@@ -88,6 +89,8 @@ class Config(_Section, frozen=True, kw_only=True):
             raise UnknownConverterError(f'no converter "{name}" in {FILE}; it has: {known}') from None
 
 
+MAX_SIZE = 2**63 - 1
+"""Largest size of anything (off_t, and SQLite's integers)."""
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]?i?B)?", re.IGNORECASE)
 _UNIT = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
          "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40, "ib": 1}  # fmt: skip
@@ -106,12 +109,15 @@ def parse_duration(value: object) -> int:
 
 def parse_size(value: object) -> int:
     """Bytes of ``"10 GB"``, ``"512 MiB"`` or a whole number. Raises ``ValueError`` saying what is allowed."""
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
     match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None or (match[2] or "").lower() == "ib":
         raise ValueError('a size such as "10 GB", "512 MiB" or a number of bytes')
-    return int(float(match[1]) * _UNIT[(match[2] or "B").lower()])
+    size = int(Fraction(match[1]) * _UNIT[(match[2] or "B").lower()])
+    if size > MAX_SIZE:
+        raise ValueError(f'a size such as "10 GB", at most {MAX_SIZE} bytes')
+    return size
 
 
 def load(root: Path) -> Config:

@@ -109,6 +109,12 @@ class InvalidNameError(ArchiveError):
     errno = _errno.ENAMETOOLONG
 
 
+class CatalogError(ArchiveError):
+    """SQLite cannot open or read the catalog, and not because its content is damaged."""
+
+    exit_code = 24
+
+
 class CaptureFailedError(ArchiveError):
     """The disk refused a write that a capture needed; carries the true errno in ``os_errno``."""
 

@@ -176,6 +176,16 @@ class Operation(ABC, Generic[T_co]):
         """Free what ``prepare`` made."""
 
 
+def clamped(time_ns: int) -> int:
+    """The nearest time that 64 bits hold: from 1677 to 2262. Some programs set others."""
+    return max(-(2**63), min(time_ns, 2**63 - 1))
+
+
+def sound(text: str) -> str:
+    """Text that can be written as UTF-8, whatever a converter said."""
+    return text.encode("utf-8", "replace").decode()
+
+
 class Receipt(NamedTuple):
     """What a capture made."""
 
@@ -206,6 +216,9 @@ class Capture(Operation[Receipt]):
     xattrs: dict[str, str] = field(default_factory=dict)
     actor: Actor | None = None
 
+    def __post_init__(self) -> None:
+        self.mtime_ns = clamped(self.mtime_ns)
+
     def prepare(self, config: Config) -> None:
         """Compress at the converter's level."""
         if isinstance(self.content, bytes):
@@ -224,10 +237,11 @@ class Capture(Operation[Receipt]):
             folder=names.text(self.folder), folder_hex=names.hex_if_needed(self.folder),
             size=content.size, stored=content.stored, sha256=content.sha256, captured_ms=captured_ms,
             mtime_ns=self.mtime_ns, mode=self.mode, uid=self.uid, gid=self.gid, xattrs=self.xattrs,
+            quarantine=self.quarantine,
         )  # fmt: skip
         place = txn.append(self.converter, "sources", txn.day(captured_ms), header, content)
         supersedes = self.supersedes if self.supersedes and txn.waits(self.supersedes) else ""
-        event = captured_event(txn, header, place, self.quarantine, supersedes, self.actor)
+        event = captured_event(txn, header, place, supersedes, self.actor)
         txn.record(event)
         return Receipt(id_, content.sha256, event.status, captured_ms)
 
@@ -250,17 +264,16 @@ def captured_event(
     txn: Transaction,
     header: RecordHeader,
     place: Location,
-    quarantine: str = "",
     supersedes: str = "",
     actor: Actor | None = None,
 ) -> Captured:
     """The event for a source record; its status follows from the converter's configuration."""
-    if quarantine:
-        status, reason, due_ms = Status.QUARANTINED, quarantine, 0
+    if header.quarantine:
+        status, reason, due_ms = Status.QUARANTINED, header.quarantine, 0
     else:
         name = names.original(header.name, header.name_hex)
         converter = txn.config.converters.get(header.converter, ConverterConfig())
-        status, reason, due_ms = first_status(converter, name, header.captured_ms)
+        status, reason, due_ms = first_status(converter, name, min(header.captured_ms, txn.now_ms))
     return Captured(
         id=header.id, converter=header.converter, day=txn.day(header.captured_ms),
         name=header.name, name_hex=header.name_hex, folder=header.folder, folder_hex=header.folder_hex,
@@ -280,6 +293,9 @@ class Touch(Operation[None]):
     mode: int
     uid: int
     gid: int
+
+    def __post_init__(self) -> None:
+        self.mtime_ns = clamped(self.mtime_ns)
 
     def run(self, txn: Transaction) -> None:
         """One event."""
@@ -396,8 +412,9 @@ class FinishAttempt(Operation[None]):
         txn.record(
             AttemptFinished(
                 id=self.id, attempt=self.attempt, outcome=self.outcome, status=self.status,
-                started_ms=self.started_ms, duration_ms=self.duration_ms, version=self.version,
-                arguments=self.arguments, error=self.error, warnings=list(self.warnings), due_ms=self.due_ms,
+                started_ms=self.started_ms, duration_ms=self.duration_ms, version=sound(self.version),
+                arguments=self.arguments, error=sound(self.error),
+                warnings=[sound(each) for each in self.warnings], due_ms=self.due_ms,
                 log=self._store(txn, day, "log", self.log) if self.log else None,
                 reports=[self._store(txn, day, "report", each, keep=keep) for each in self.reports],
             )

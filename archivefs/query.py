@@ -8,7 +8,7 @@ import difflib
 import re
 import shlex
 from collections.abc import Callable, Mapping
-from datetime import date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -17,6 +17,8 @@ from archivefs.errors import QueryError
 from archivefs.events import STATUSES, Status
 
 NO_LIMIT = 2**62
+MAX_ALTERNATIVES = 500
+"""Most values of one key; SQLite refuses expressions deeper than 1000."""
 Value = str | int | Status | date
 Parser = Callable[[str, ZoneInfo], tuple[Value, ...]]
 
@@ -57,6 +59,10 @@ def _matching(pattern: str, allowed: str) -> Parser:
     return parse_each
 
 
+def _sha256(value: str, zone: ZoneInfo) -> tuple[Value, ...]:
+    return _matching(r"[0-9a-f]{6,64}", "6 to 64 hexadecimal digits")(value.lower(), zone)
+
+
 def _status(value: str, _: ZoneInfo) -> tuple[Value, ...]:
     for each in value.split(","):
         if each not in STATUSES:
@@ -68,14 +74,21 @@ def _moment(value: str, zone: ZoneInfo, *, end: bool) -> tuple[Value, ...]:
     """Unix milliseconds of a date or time; of the end of what it names where ``end``."""
     try:
         if re.fullmatch(r"\d{4}-\d{2}-\d{2}", value):
-            start = datetime.combine(date.fromisoformat(value) + timedelta(days=end), time(), zone)
-            return (int(start.timestamp() * 1000) - end,)
+            day = date.fromisoformat(value)
+            if end and day == date.max:
+                return (NO_LIMIT,)
+            return (_milliseconds(datetime.combine(day + timedelta(days=end), time(), zone)) - end,)
         moment = datetime.fromisoformat(value)
     except (ValueError, OverflowError):
         raise ValueError("YYYY-MM-DD or an ISO time such as 2026-02-13T14:30:22") from None
     moment = moment if moment.tzinfo else moment.replace(tzinfo=zone)
-    rest = 999 if end and not moment.microsecond else 0
-    return (int(moment.timestamp() * 1000) + rest,)
+    rest = 999 if end and "." not in value else 0
+    return (_milliseconds(moment) + rest,)
+
+
+def _milliseconds(moment: datetime) -> int:
+    """Unix milliseconds, exactly."""
+    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
 
 
 def _from(value: str, zone: ZoneInfo) -> tuple[Value, ...]:
@@ -105,7 +118,7 @@ KEYS: Mapping[str, Parser] = {
     "to": _to,
     "date": _date,
     "name": _words,
-    "sha256": _matching(r"[0-9a-f]{6,64}", "6 to 64 hexadecimal digits"),
+    "sha256": _sha256,
     "text": _whole,
     "version": _words,
     "report": _matching("yes|no", "yes or no"),
@@ -128,6 +141,10 @@ def parse(words: str | list[str], zone: ZoneInfo) -> Query:
     terms: list[Term] = []
     for word in words:
         key, separator, value = word.partition("=")
+        if key != "name" and any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise QueryError(f"{key}=...: the value is not UTF-8")
+        if value.count(",") >= MAX_ALTERNATIVES:
+            raise QueryError(f"{key}=...: more than {MAX_ALTERNATIVES} alternatives; ask in several queries")
         if not separator or not value:
             raise QueryError(f'"{word}" is no condition; write key=value with a key of: {_known()}')
         if key == "limit":
@@ -151,4 +168,4 @@ def _known() -> str:
 def _limit(value: str) -> int:
     if not value.isdecimal() or int(value) < 1:
         raise QueryError(f"limit={value}: must be a whole number of at least 1")
-    return int(value)
+    return min(int(value), NO_LIMIT)

@@ -8,7 +8,7 @@ import contextlib
 import importlib.resources
 import os
 from collections.abc import Iterator, Sequence
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
@@ -82,9 +82,11 @@ def connect(path: Path, *, readonly: bool = False) -> apsw.Connection:
     db = apsw.Connection(str(path), flags=flags)
     db.set_busy_timeout(10_000)
     if not readonly:
-        db.execute("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=ON")
-        db.execute("PRAGMA wal_autocheckpoint=4000")
-    db.execute("PRAGMA cache_size=-16000; PRAGMA temp_store=MEMORY")
+        db.pragma("journal_mode", "WAL")
+        db.pragma("synchronous", "NORMAL")
+        db.pragma("foreign_keys", value=True)
+    db.pragma("cache_size", -16_000)
+    db.pragma("temp_store", "MEMORY")
     return db
 
 
@@ -98,7 +100,6 @@ class Catalog:
         self.db = connect(path)
         self._segments: dict[str, int] = {}
         self._converters: dict[str, int] = {}
-        self._zone: ZoneInfo | None = None
         if fresh:
             schema = importlib.resources.files("archivefs.catalog").joinpath("schema.sql").read_text()
             with self.transaction():
@@ -113,6 +114,13 @@ class Catalog:
                 f"{path}: schema {found!r}, known here is {SCHEMA_VERSION}; archivefs rebuild makes it again"
             )
 
+    def check(self) -> None:
+        """Look through the whole file. Raises ``apsw.CorruptError`` where it is damaged."""
+        found = self.db.pragma("quick_check", 1)
+        if found != "ok":
+            self.db.close()
+            raise apsw.CorruptError(found)
+
     def close(self) -> None:
         """Close the file; the WAL is folded in."""
         self.db.close()
@@ -123,12 +131,13 @@ class Catalog:
         self.db.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self.db.execute("COMMIT")
         except BaseException:
-            self.db.execute("ROLLBACK")
+            if self.db.in_transaction:
+                self.db.execute("ROLLBACK")
             self._segments.clear()
             self._converters.clear()
             raise
-        self.db.execute("COMMIT")
 
     def _meta(self, key: str) -> Any:  # noqa: ANN401  a SQLite value of any type
         try:
@@ -216,20 +225,27 @@ class Catalog:
         return changes
 
     def _twin(self, event: Captured, name: bytes, converter_id: int, day: int) -> int:
-        """1, or one more than the highest among the entries that would have the same directory name.
+        """The first number that gives its directory a name which no other entry of that day has.
 
-        Those have the same first six hex digits, local second, converter, day and (perhaps shortened) name.
+        Others in question have the same six hex digits and were captured in the same second of the local
+        clock; where clocks are set back, that is one of two.
         """
-        start = event.captured_ms - event.captured_ms % 1000
-        rows = self.db.execute(
-            "SELECT name, twin FROM entries WHERE hex = ? AND captured_ms BETWEEN ? AND ?"
-            " AND converter_id = ? AND day = ?",
-            (event.sha256[:6], start, start + 999, converter_id, day),
-        )
-        moment = datetime.fromtimestamp(0, UTC)
-        label = names.entry_label(moment, event.sha256, name, 1)
-        same = [row[1] for row in rows if names.entry_label(moment, event.sha256, row[0], 1) == label]
-        return max(same, default=0) + 1
+        zone = ZoneInfo(self.timezone)
+        local = datetime.fromtimestamp(event.captured_ms // 1000, zone)
+        starts = {int(local.replace(fold=fold).timestamp()) * 1000 for fold in (0, 1)}
+        taken = {
+            names.entry_label(local, event.sha256, row[0], row[1])
+            for start in starts
+            for row in self.db.execute(
+                "SELECT name, twin FROM entries WHERE hex = ? AND captured_ms BETWEEN ? AND ?"
+                " AND converter_id = ? AND day = ?",
+                (event.sha256[:6], start, start + 999, converter_id, day),
+            )
+        }
+        twin = 1
+        while names.entry_label(local, event.sha256, name, twin) in taken:
+            twin += 1
+        return twin
 
     def _move(self, id_: str, after: Status, due_ms: int, seq: int) -> list[Change]:
         """Give an entry another status, and keep the totals."""

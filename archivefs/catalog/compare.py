@@ -1,15 +1,61 @@
 """Two catalogs compared row for row."""
 
+import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import apsw
+
+from archivefs.catalog.catalog import Catalog, connect
+from archivefs.errors import CatalogError
 
 TABLES = ("meta", "converters", "segments", "entries", "attempts", "contents", "totals")
 SHOWN = 10
 """Differences of one table that are told one by one."""
 _KEYS = {"applied_sha256"}
 """Rows of meta that say how far a catalog is, not what it holds."""
+
+
+class Snapshot:
+    """A catalog in use, seen as of one moment; what is committed meanwhile does not show.
+
+    All methods raise ``CatalogError`` where SQLite cannot read the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open and fix the moment."""
+        with _told(path):
+            self._db = connect(path, readonly=True)
+            self._db.execute("BEGIN")
+        self._path = path
+
+    def applied_seq(self) -> int:
+        """The last journal line that is in it."""
+        with _told(self._path):
+            return int(self._db.execute("SELECT value FROM meta WHERE key = 'applied_seq'").get)
+
+    def damage(self) -> str:
+        """What SQLite finds wrong with the file, '' for nothing; reads all of it."""
+        with _told(self._path):
+            return "; ".join(row[0] for row in self._db.execute("PRAGMA quick_check(10)") if row[0] != "ok")
+
+    def differences(self, right: Catalog) -> list["Difference"]:
+        """How it differs from the one that is right."""
+        with _told(self._path):
+            return list(compare(self._db, right.db))
+
+    def close(self) -> None:
+        """Let go of the moment."""
+        self._db.close()
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except apsw.Error as error:
+        raise CatalogError(f"{path.name}: {error}") from None
 
 
 class Difference(NamedTuple):

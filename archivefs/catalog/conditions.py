@@ -1,7 +1,11 @@
 """How the catalog answers the terms of a query: each key as a piece of WHERE on ``entries``."""
 
+import fnmatch
+import os
 from collections.abc import Mapping, Sequence
 from datetime import date
+
+import apsw
 
 from archivefs.catalog.catalog import day_number, status_number
 from archivefs.events import Status
@@ -14,10 +18,10 @@ _SQL: Mapping[str, str] = {
     "from": "captured_ms >= {0}",
     "to": "captured_ms <= {0}",
     "date": "day = {0}",
-    "name": "CAST(name AS TEXT) GLOB {0}",
+    "name": "name_fits(name, {0})",
     "sha256": "(hex = substr({0}, 1, 6) AND substr(sha256, 1, length({0})) = {0})",
-    "text": "(instr(lower(CAST(name AS TEXT)), lower({0})) OR n IN"
-    " (SELECT n FROM attempts WHERE instr(lower(error), lower({0}))))",
+    "text": "(instr(folded(name), folded({0})) OR n IN"
+    " (SELECT n FROM attempts WHERE instr(folded(error), folded({0}))))",
     "version": "n IN (SELECT n FROM attempts WHERE version = {0})",
     "report": "({0} = 'yes') = EXISTS (SELECT 1 FROM contents c WHERE c.n = entries.n AND c.ordinal > 0)",
     "min_size": "size >= {0}",
@@ -25,14 +29,32 @@ _SQL: Mapping[str, str] = {
 }
 
 
-def compile_terms(terms: Sequence[Term]) -> tuple[str, list[str | int]]:
+def add_functions(db: apsw.Connection) -> None:
+    """Teach a connection the functions that conditions use."""
+    db.create_scalar_function("name_fits", _name_fits, 2, deterministic=True)
+    db.create_scalar_function("folded", _folded, 1, deterministic=True)
+
+
+def _name_fits(*values: object) -> bool:
+    name, pattern = values
+    assert isinstance(name, bytes)
+    assert isinstance(pattern, bytes)
+    return fnmatch.fnmatchcase(os.fsdecode(name), os.fsdecode(pattern))
+
+
+def _folded(*values: object) -> str:
+    (text,) = values
+    return (text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)).casefold()
+
+
+def compile_terms(terms: Sequence[Term]) -> tuple[str, list[str | int | bytes]]:
     """The WHERE of all terms together, and its values in order. No terms: everything."""
     pieces: list[str] = []
-    values: list[str | int] = []
+    values: list[str | int | bytes] = []
     for term in terms:
         alternatives = []
         for value in term.values:
-            values.append(_stored(value))
+            values.append(os.fsencode(str(value)) if term.key == "name" else _stored(value))
             alternatives.append(_SQL[term.key].format(f"?{len(values)}"))
         pieces.append("(" + " OR ".join(alternatives) + ")")
     return " AND ".join(pieces) or "1", values

@@ -121,6 +121,7 @@ class Reader:
 
     def __init__(self, db: apsw.Connection) -> None:
         """Ask over this connection, which one thread at a time may use."""
+        conditions.add_functions(db)
         self.db = db
         self._segments: dict[int, str] = {}
         self._names: dict[int, str] = {}
@@ -224,13 +225,15 @@ class Reader:
     def due(self, now_ms: int) -> Iterator[Entry]:
         """Entries whose next conversion is due, earliest first."""
         rows = self.db.execute(
-            "SELECT * FROM entries WHERE due_ms BETWEEN 1 AND ? ORDER BY due_ms, n", (now_ms,)
+            "SELECT * FROM entries WHERE due_ms > 0 AND due_ms <= ? ORDER BY due_ms, n", (now_ms,)
         )
         return (Entry(*row) for row in rows)
 
     def next_due_ms(self, after_ms: int) -> int | None:
         """The time of the earliest conversion that is due later than ``after_ms``."""
-        due: int | None = self.db.execute("SELECT min(due_ms) FROM entries WHERE due_ms > ?", (after_ms,)).get
+        due: int | None = self.db.execute(
+            "SELECT min(due_ms) FROM entries WHERE due_ms > 0 AND due_ms > ?", (after_ms,)
+        ).get
         return due
 
     def search(self, query: Query, *, newest_first: bool = True) -> Iterator[Entry]:

@@ -23,7 +23,7 @@ from archivefs.fs.kernel import Invalidator, Kernel
 from archivefs.fs.mounts import MountOptions
 from archivefs.fs.operations import Operations, Presentation
 from archivefs.fs.tree import Tree
-from archivefs.verify.schedule import Schedule
+from archivefs.jobs.scheduled_verify import Schedule
 
 log = logging.getLogger(__name__)
 

@@ -21,11 +21,14 @@ KNOWN_TABLES = 1024
 class _File:
     """A descriptor that is closed when nobody holds this object any more."""
 
+    fd = -1
+
     def __init__(self, path: Path) -> None:
         self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def __del__(self) -> None:
-        os.close(self.fd)
+        if self.fd >= 0:
+            os.close(self.fd)
 
 
 class ContentReader:
@@ -75,7 +78,10 @@ class ContentReader:
         at = place.offset + place.header + place.stored
         data = os.pread(self._file(place.segment).fd, place.offset + place.length - at, at)
         prefix = frames.SKIPPABLE.size
-        table = frames.parse_table(data[prefix:])
+        try:
+            table = frames.parse_table(data[prefix:])
+        except ContentDamagedError as error:
+            raise ContentDamagedError(f"{_name(place)}: {error}") from None
         if len(table.frames) != -(-size // frames.FRAME_BYTES):
             raise ContentDamagedError(f"{_name(place)}: the frame table does not fit the content's size")
         return table.frames

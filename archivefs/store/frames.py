@@ -60,6 +60,7 @@ class RecordHeader(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     uid: int = 0
     gid: int = 0
     xattrs: dict[str, str] = {}
+    quarantine: str = ""
     attempt: int = 0
 
 
@@ -86,11 +87,13 @@ def decompress(frame: bytes | memoryview, size: int) -> bytes:
     if "decompressor" not in _local.__dict__:
         _local.decompressor = zstandard.ZstdDecompressor()
     try:
-        content: bytes = _local.decompressor.decompress(frame, max_output_size=max(size, 1))
+        # Asked first: a damaged frame may announce more than there is memory.
+        announced = zstandard.get_frame_parameters(frame).content_size
+        if announced != size:
+            raise ContentDamagedError(f"a content frame holds {announced} bytes instead of {size}")
+        content: bytes = _local.decompressor.decompress(frame)
     except zstandard.ZstdError as error:
         raise ContentDamagedError(f"a content frame does not decompress: {error}") from None
-    if len(content) != size:
-        raise ContentDamagedError(f"a content frame holds {len(content)} bytes instead of {size}")
     return content
 
 

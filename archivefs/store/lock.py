@@ -1,6 +1,7 @@
 """One writer: the flock on ARCHIVE/lock, and its note of who holds it and where it is mounted."""
 
 import fcntl
+import logging
 import os
 import socket
 import sys
@@ -11,6 +12,8 @@ import msgspec
 
 from archivefs.errors import LockedError
 from archivefs.store.durable import FILE_MODE
+
+log = logging.getLogger(__name__)
 
 FILE = "lock"
 PROBE_ATTEMPTS, PROBE_SECONDS = 5, 0.02
@@ -50,8 +53,11 @@ class Lock:
             pid=os.getpid(), host=socket.gethostname(), program=Path(sys.argv[0]).name, mountpoint=mountpoint
         )
         data = msgspec.json.encode(who) + b"\n"
-        os.pwrite(self._fd, data, 0)
-        os.ftruncate(self._fd, len(data))
+        try:
+            os.pwrite(self._fd, data, 0)
+            os.ftruncate(self._fd, len(data))
+        except OSError as error:  # a full disk must not keep readers out
+            log.warning("%s could not be written: %s", FILE, error)
 
     def release(self) -> None:
         """Give the lock back."""

@@ -55,8 +55,7 @@ def cut_tail(store: Store, tail: Tail, reason: str) -> TailCut:
     with path.open("rb") as file:
         file.seek(tail.end)
         data = file.read()
-    kept = f"{tail.segment.replace('/', '_')}.{tail.end}.tail"
-    store.keep_aside(kept, data)
+    kept = store.keep_aside(f"{tail.segment.replace('/', '_')}.{tail.end}.tail", data)
     _truncate(path, tail.end)
     return TailCut(
         file=f"content/{tail.segment}", offset=tail.end, bytes=len(data), kept_as=kept, reason=reason
@@ -69,8 +68,7 @@ def cut_journal(store: Store, root: Path) -> TailCut | None:
     if torn is None:
         return None
     file = str(torn.file.relative_to(root))
-    kept = f"{file.replace('/', '_')}.{torn.offset}.tail"
-    store.keep_aside(kept, torn.data)
+    kept = store.keep_aside(f"{file.replace('/', '_')}.{torn.offset}.tail", torn.data)
     store.journal.cut_torn()
     reason = "the last line was not written whole"
     return TailCut(file=file, offset=torn.offset, bytes=len(torn.data), kept_as=kept, reason=reason)

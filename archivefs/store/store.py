@@ -14,7 +14,7 @@ from pathlib import Path
 
 from archivefs.errors import CaptureFailedError, ReadOnlyError
 from archivefs.events import AnyEvent, Event, Location
-from archivefs.store.durable import replacing
+from archivefs.store.durable import make_dirs, replacing
 from archivefs.store.frames import Encoded, RecordHeader
 from archivefs.store.journal import Journal
 from archivefs.store.segment import SegmentWriter
@@ -72,7 +72,7 @@ class Store:
         for base, writer in list(self._writers.items()):
             if base in mark and writer.end > mark[base]:
                 self._cut(base, mark[base])
-            elif base not in mark and writer.dirty:
+            elif base not in mark and writer.end > writer.start:
                 self._cut(base, writer.start)
 
     def commit(self, batch: Sequence[Event]) -> list[AnyEvent]:
@@ -93,8 +93,9 @@ class Store:
                 self._sync_failed = True
                 raise _failure(f"syncing content/{writer.name}", error) from error
         self._sync_failed = False
+        stamped = self._append_events(batch)
         self._close_idle()
-        return self._append_events(batch)
+        return stamped
 
     def _append_events(self, batch: Sequence[Event]) -> list[AnyEvent]:
         try:
@@ -113,11 +114,20 @@ class Store:
         self.failed = reason
         log.critical("%s; the archive is read-only until it is opened again", reason)
 
-    def keep_aside(self, name: str, data: bytes) -> None:
-        """Keep bytes that were cut off, durably, as ``quarantine/name``. Raises ``OSError``."""
-        self.quarantine_dir.mkdir(0o700, exist_ok=True)
+    def keep_aside(self, name: str, data: bytes) -> str:
+        """Keep bytes that were cut off, durably, below quarantine/. Returns the name they got.
+
+        Raises ``OSError``.
+        """
+        fresh, number = name, 1
+        while (self.quarantine_dir / fresh).exists():
+            number += 1
+            fresh = f"{name}.{number}"
+        name = fresh
+        make_dirs(self.quarantine_dir)
         with replacing(self.quarantine_dir / name) as out:
             out.write(data)
+        return name
 
     def close(self) -> None:
         """Note the end of the chain and close all files."""

@@ -1,14 +1,13 @@
 """Checks of the journal and of the catalog against it: the chain, the checkpoint, and every row."""
 
+import contextlib
 import os
 import tempfile
 from pathlib import Path
 
-import apsw
-
 from archivefs.catalog.catalog import Catalog
-from archivefs.catalog.compare import Difference, compare
-from archivefs.errors import JournalDamagedError
+from archivefs.catalog.compare import Difference, Snapshot
+from archivefs.errors import CatalogError, JournalDamagedError
 from archivefs.events import AnyEvent
 from archivefs.store.journal import Journal
 from archivefs.store.recovery import SCRATCH
@@ -46,22 +45,13 @@ def check_rows(journal: Journal, catalog: Path, scratch: Path) -> tuple[int, lis
     """
     with tempfile.TemporaryDirectory(prefix=f"{SCRATCH}{os.getpid()}-", dir=scratch) as folder:
         try:
-            live = apsw.Connection(str(catalog), flags=apsw.SQLITE_OPEN_READONLY)
-        except apsw.Error as error:
-            return 0, [_broken(str(error))]
-        live.set_busy_timeout(10_000)
-        try:
-            live.execute("BEGIN")
-            upto = int(live.execute("SELECT value FROM meta WHERE key = 'applied_seq'").get)
-            damage = [row[0] for row in live.execute("PRAGMA quick_check(10)") if row[0] != "ok"]
-            if damage:
-                return 0, [_broken("; ".join(damage))]
-            fresh = Catalog(Path(folder) / "catalog.sqlite")
-            try:
-                count = _apply(journal, fresh, upto)
-                return count, [_differs(each) for each in compare(live, fresh.db)]
-            finally:
-                fresh.close()
+            with contextlib.closing(Snapshot(catalog)) as live:
+                damage = live.damage()
+                if damage:
+                    return 0, [_broken(damage)]
+                with contextlib.closing(Catalog(Path(folder) / "catalog.sqlite")) as fresh:
+                    count = _apply(journal, fresh, live.applied_seq())
+                    return count, [_differs(each) for each in live.differences(fresh)]
         except JournalDamagedError as error:
             return 0, [
                 Finding(
@@ -69,10 +59,8 @@ def check_rows(journal: Journal, catalog: Path, scratch: Path) -> tuple[int, lis
                     "restore the journal from a backup, or archivefs rebuild --from-segments",
                 )
             ]  # fmt: skip
-        except apsw.Error as error:
+        except CatalogError as error:
             return 0, [_broken(str(error))]
-        finally:
-            live.close()
 
 
 def _apply(journal: Journal, fresh: Catalog, upto: int) -> int:

@@ -158,8 +158,8 @@ def some_values(all_facts: list[Facts]) -> dict[str, list[str]]:
         "from": ["2026-10-24", "2026-10-25", "2026-10-25T02:30:00", "2026-10-25T01:00:00Z", "2027-01-01"],
         "to": ["2026-10-24", "2026-10-25", "2026-10-25T01:30:00", "2026-10-26T01:00:00+05:30", "2020-01-01"],
         "date": ["2026-10-25", "2026-10-24,2026-10-26", "2026-10-20"],
-        "name": ["*.csv", "unit*", "?nit.csv", "*.xml,it's*", "*å*", "[[]1].csv", "[ux]*", "*%*", "*\n*", "no,none"],
-        "sha256": [each.row.sha256[:length] for each, length in zip(all_facts[::50], [6, 7, 20, 64, 6, 9], strict=True)],
+        "name": ["*.csv", "unit*", "?nit.csv", "*.xml,it's*", "*å*", "[[]1].csv", "[ux]*", "*%*", "*\n*"],
+        "sha256": [all_facts[n].row.sha256[:length] for n, length in ((0, 6), (70, 7), (140, 20), (280, 64))],
         "text": ["timeout", "TIMEOUT", "'a b'", "100%", "_", "måling", ".csv", "nothing"],
         "version": ["1.0", "1.1,2.0", "9"],
         "report": ["yes", "no", "yes,no"],
@@ -238,10 +238,14 @@ def test_numbers_beyond_63_bits_select_or_are_refused(filled: Archive, words: st
     assert len(matching) == (0 if words.startswith("min_size") else 300)
 
 
-def test_thousands_of_alternatives_can_be_given(filled: Archive) -> None:
+def test_thousands_of_alternatives_select_or_are_refused(filled: Archive) -> None:
     ids = [row.id for row in every_entry(filled)]
     many = [f"20200101T{n:09d}-abcdef" for n in range(3000)]
-    assert len(found(filled, ["id=" + ",".join(ids + many)])) == 300
+    try:
+        matching = found(filled, ["id=" + ",".join(ids + many)])
+    except QueryError:
+        return
+    assert len(matching) == 300
 
 
 def test_a_search_goes_on_while_entries_are_added(tmp_path: Path) -> None:

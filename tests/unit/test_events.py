@@ -10,16 +10,23 @@ from hypothesis import strategies as st
 from archivefs import events
 from archivefs.events import (
     Actor,
+    Adopted,
     AttemptFinished,
     AttemptStarted,
     Captured,
     Content,
     Created,
+    Dropped,
     Location,
     Outcome,
+    Rebuilt,
+    Repaired,
     Status,
     TailCut,
+    TailDropped,
     Touched,
+    Verified,
+    Voided,
 )
 
 PLACE = Location(segment="2026/02/13/ict.sources.zst", offset=10, header=20, stored=30, length=70)
@@ -40,6 +47,13 @@ EXAMPLES = [
         reports=[Content(name="report.json", size=3, sha256="f" * 64)],
     ),
     TailCut(file="journal/2026/02/13.jsonl", offset=5, bytes=6, kept_as="x.tail", reason="torn"),
+    TailDropped(kept_as="x.tail", bytes=6, actor=Actor(uid=0)),
+    Voided(id=ID, attempt=1, ordinal=2, reason="content/x ends at 5"),
+    Adopted(id=ID, status=Status.PENDING, due_ms=5, actor=Actor(uid=0, program="archivefs")),
+    Dropped(id=ID, reason="dropped from quarantine"),
+    Verified(scope="everything", records=5, bytes=6, findings={"warning": 1}),
+    Repaired(what=["make the catalog again"], backup="repair-1"),
+    Rebuilt(records=7, backup="journal-1"),
 ]  # fmt: skip
 
 
