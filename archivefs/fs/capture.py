@@ -85,8 +85,15 @@ class Capturer:
             await file.capturing.wait()
         if handle.writable and file.write_error:
             raise OSError(file.write_error, os.strerror(file.write_error))
-        if handle.writable and self._is_due(file):
+        if handle.writable and self._is_due(file) and not self._is_only_passed_on(handle):
             await self._capture(file, handle.fd)
+
+    def _is_only_passed_on(self, handle: InboxHandle) -> bool:
+        """Whether a shell closes its first descriptor of ``command > file``: nothing was written yet.
+
+        The command writes through another descriptor of the same process, whose close is the one that counts.
+        """
+        return os.fstat(handle.fd).st_size == 0 and handle.is_held_elsewhere()
 
     async def release(self, handle: InboxHandle) -> None:
         """The last reference to an open file is gone: capture what came after the last close."""

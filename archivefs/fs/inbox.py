@@ -11,6 +11,7 @@ import os
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import trio
 
@@ -28,6 +29,22 @@ KERNEL_SECONDS = 60.0
 """How long the kernel may cache inbox names and attributes: only it changes them, and is told who leaves."""
 THREAD_BYTES = 64 << 10
 """Reads and writes from this size on go through a thread: they may wait for the disk."""
+
+
+class Caller(Protocol):
+    """Who makes a request, as the kernel says."""
+
+    @property
+    def uid(self) -> int:
+        """The user."""
+
+    @property
+    def gid(self) -> int:
+        """The group."""
+
+    @property
+    def pid(self) -> int:
+        """The process or thread; 0 where it is in another PID namespace."""
 
 
 class InboxItem(Node):
@@ -151,9 +168,10 @@ class InboxDir(InboxItem, Directory):
 class InboxHandle(Handle):
     """An inbox file open for reading or writing."""
 
-    def __init__(self, file: InboxFile, fd: int, *, writable: bool) -> None:
+    def __init__(self, file: InboxFile, fd: int, pid: int, *, writable: bool) -> None:
         self.file = file
         self.fd = fd
+        self.pid = pid
         self.writable = writable
         file.handles.append(self)
 
@@ -168,6 +186,18 @@ class InboxHandle(Handle):
         if len(data) < THREAD_BYTES:
             return _write_all(self.fd, data, offset)
         return await trio.to_thread.run_sync(_write_all, self.fd, data, offset)
+
+    def is_held_elsewhere(self) -> bool:
+        """Whether the process that opened it has a further descriptor of the file.
+
+        Only link texts are read: asking for the file itself would be a request to this very process.
+        """
+        path = b"/".join((b"", self.file.inbox.root.name, *self.file.parts))
+        folder = b"/proc/%d/fd" % self.pid
+        try:
+            return any(os.readlink(folder + b"/" + fd).endswith(path) for fd in os.listdir(folder))  # noqa: PTH115, PTH208
+        except OSError:
+            return False
 
     async def sync(self) -> None:
         """Bytes and name survive a power cut in staging."""
@@ -305,7 +335,7 @@ class Inbox:
                 f"converter (there are: {known})"
             )
 
-    def create(self, parent: InboxDir, name: bytes, mode: int, uid: int, gid: int) -> InboxHandle:
+    def create(self, parent: InboxDir, name: bytes, mode: int, who: Caller) -> InboxHandle:
         """Make a file and open it for writing; it is dirty from the start, even when empty."""
         self._require_converter(parent, name)
         self.require_space()
@@ -313,37 +343,37 @@ class Inbox:
         kept = mode & 0o7777 if self._chown else mode & 0o777 | 0o600
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(path, flags, kept)
-        self._own(path, uid, gid)
+        self._own(path, who)
         os.fchmod(fd, kept)
         file = self.find(parent, name)
         assert isinstance(file, InboxFile)
         file.mode = None if self._chown else mode & 0o7777
         file.dirty = True
-        return InboxHandle(file, fd, writable=True)
+        return InboxHandle(file, fd, who.pid, writable=True)
 
-    def open(self, file: InboxFile, flags: int) -> InboxHandle:
+    def open(self, file: InboxFile, flags: int, who: Caller) -> InboxHandle:
         """Open a file as the flags say; the kernel has checked who may."""
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         if writable:
             self.require_space()
         access = os.O_RDWR if writable else os.O_RDONLY
         fd = os.open(self.path(file), access | os.O_NOFOLLOW | os.O_CLOEXEC)
-        return InboxHandle(file, fd, writable=writable)
+        return InboxHandle(file, fd, who.pid, writable=writable)
 
-    def mkdir(self, parent: InboxDir, name: bytes, mode: int, uid: int, gid: int) -> InboxDir:
+    def mkdir(self, parent: InboxDir, name: bytes, mode: int, who: Caller) -> InboxDir:
         """Make a folder inside a converter's."""
         self._require_converter(parent, name)
         self.require_space()
         path = self.path(parent) + b"/" + name
         os.mkdir(path, mode & 0o7777 | 0o700)  # noqa: PTH102  bytes
-        self._own(path, uid, gid)
+        self._own(path, who)
         made = self.find(parent, name)
         assert isinstance(made, InboxDir)
         return made
 
-    def _own(self, path: bytes, uid: int, gid: int) -> None:
+    def _own(self, path: bytes, who: Caller) -> None:
         if self._chown:
-            os.chown(path, uid, gid, follow_symlinks=False)
+            os.chown(path, who.uid, who.gid, follow_symlinks=False)
 
     def unlink(self, parent: InboxDir, name: bytes) -> InboxFile:
         """Remove a file; what was archived of it stays."""

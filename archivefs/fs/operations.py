@@ -257,7 +257,7 @@ class Operations(pyfuse3.Operations):
     async def _open_inbox(self, file: InboxFile, flags: int, ctx: RequestContext) -> FileInfo:
         if flags & _WRITING and self._show.readonly:
             raise FUSEError(errno.EROFS)
-        handle = self._inbox.open(file, flags)
+        handle = self._inbox.open(file, flags, ctx)
         if handle.writable:
             file.actor = actor_of(ctx.uid, ctx.pid)
         if handle.writable and flags & os.O_TRUNC:
@@ -284,7 +284,7 @@ class Operations(pyfuse3.Operations):
         known = parent.lookup(name)
         if isinstance(known, InboxFile) and not flags & os.O_EXCL:
             return await self._open_inbox(known, flags, ctx), self._found(known)
-        handle = self._inbox.create(parent, name, mode, ctx.uid, ctx.gid)
+        handle = self._inbox.create(parent, name, mode, ctx)
         handle.file.actor = actor_of(ctx.uid, ctx.pid)
         return self._open_file(handle), self._found(handle.file)
 
@@ -296,7 +296,7 @@ class Operations(pyfuse3.Operations):
         if not stat.S_ISREG(mode):
             raise FUSEError(errno.EPERM)
         parent = self._writable_dir(parent_inode)
-        handle = self._inbox.create(parent, name, mode, ctx.uid, ctx.gid)
+        handle = self._inbox.create(parent, name, mode, ctx)
         handle.close()
         return self._found(handle.file)
 
@@ -377,7 +377,7 @@ class Operations(pyfuse3.Operations):
     ) -> EntryAttributes:
         """A folder in a converter's inbox."""
         parent = self._writable_dir(parent_inode)
-        return self._found(self._inbox.mkdir(parent, name, mode, ctx.uid, ctx.gid))
+        return self._found(self._inbox.mkdir(parent, name, mode, ctx))
 
     @_boundary
     async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
