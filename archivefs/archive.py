@@ -69,6 +69,7 @@ class Archive:
     _lock: lock.Lock | None
     _store: Store | None
     _catalog: Catalog
+    _committed: Reader
     _unapplied: list[AnyEvent]
     _ids: IdClock
 
@@ -183,6 +184,7 @@ class Archive:
         self._catch_up()
         self._check_timezone()
         self.reader = Reader.open(self.root / CATALOG)
+        self._committed = Reader(self._catalog.db)
         self._ids = IdClock(self.reader.last_id())
         self._recover(store)
         recovery.sweep_staging(self.root / "staging")
@@ -308,7 +310,7 @@ class Archive:
         return self._store
 
     def _transaction(self, store: Store) -> Transaction:
-        return Transaction(store, Reader(self._catalog.db), self.config, self._ids, self.now_ms())
+        return Transaction(store, self._committed, self.config, self._ids, self.now_ms())
 
     def commit(self, operations: Sequence[Operation[Any]]) -> tuple[list[Any], list[Change]]:
         """Do the operations as one durable group; blocks until the disk has it.

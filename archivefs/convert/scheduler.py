@@ -1,5 +1,6 @@
 """Which entry is converted when: waits for what is due, runs it in the pool, records what came of it."""
 
+import itertools
 import logging
 import math
 import os
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 
 LOOK_AHEAD = 1000
 """Due entries compared by priority at once; bounds the work of one look at the catalog."""
+LOOK_SECONDS = 0.2
+"""How old the answer may be while there is a backlog; with none, every look is fresh."""
 _STATUS = {
     Outcome.SUCCESS: Status.SUCCESS,
     Outcome.FAILED: Status.FAILED,
@@ -44,6 +47,8 @@ class Scheduler:
         self._work_dir = archive.root / "staging" / "work"
         self._running: set[int] = set()
         self._held: dict[str, int] = {}
+        self._ready: list[Entry] = []
+        self._looked = 0.0
         self._wake = trio.Event()
         committer.on_change(self._changed)
 
@@ -81,16 +86,26 @@ class Scheduler:
     def _next(self) -> list[Entry]:
         """The entries to start now, as many as there are free workers."""
         free = self._archive.config.workers - len(self._running)
-        if free <= 0:
-            return []
-        due: list[Entry] = []
-        for entry in self._archive.reader.due(self._archive.now_ms()):
-            if entry.n not in self._running and entry.id not in self._held:
-                due.append(entry)
-                if len(due) == LOOK_AHEAD:
-                    break
-        due.sort(key=lambda entry: (self._config(entry).priority, entry.due_ms, entry.n))
-        return due[:free]
+        chosen: list[Entry] = []
+        looked = False
+        while len(chosen) < free:
+            if not looked and (not self._ready or time.monotonic() - self._looked > LOOK_SECONDS):
+                self._look()
+                looked = True
+            if not self._ready:
+                break
+            entry = self._ready.pop()
+            if entry.id not in self._held:
+                chosen.append(entry)
+        return chosen
+
+    def _look(self) -> None:
+        """Ask the catalog what is due; the most urgent comes last."""
+        self._looked = time.monotonic()
+        due = self._archive.reader.due(self._archive.now_ms())
+        waiting = (entry for entry in due if entry.n not in self._running and entry.id not in self._held)
+        self._ready = list(itertools.islice(waiting, LOOK_AHEAD))
+        self._ready.sort(key=lambda entry: (-self._config(entry).priority, -entry.due_ms, -entry.n))
 
     def _seconds_to_next(self) -> float:
         now = self._archive.now_ms()
