@@ -354,7 +354,7 @@ class Archive:
         self._unapplied += store.commit(events)
         try:
             changes = self._catalog.apply_all(self._unapplied, store.journal.head.sha256)
-        except apsw.Error:
+        except Exception:  # whatever it is: the events are durable, and nothing must undo their records
             log.exception("the catalog refused %d events; they are in the journal", len(self._unapplied))
             return []
         self._unapplied = []

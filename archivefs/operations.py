@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from typing import Any, Generic, NamedTuple, TypeVar
 from zoneinfo import ZoneInfo
 
+import msgspec
+
 from archivefs import names
 from archivefs.catalog.reader import Entry, Reader
 from archivefs.config import Config, ConverterConfig
@@ -29,6 +31,7 @@ from archivefs.events import (
     Outcome,
     Status,
     Touched,
+    encode,
 )
 from archivefs.store.frames import Encoded, RecordHeader, encode_bytes
 from archivefs.store.store import Mark, Store
@@ -69,6 +72,17 @@ def id_milliseconds(id_: str) -> int:
     """The capture time in an archive id, in Unix milliseconds."""
     moment = datetime.strptime(id_[:15], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
     return int(moment.timestamp()) * 1000 + int(id_[15:18])
+
+
+def require_storable(event: Event) -> None:
+    """Raise ``ArchiveError`` for text that is no UTF-8, and numbers that SQLite cannot hold."""
+    try:
+        encode(event)
+    except (ValueError, TypeError) as error:
+        raise ArchiveError(f"a {type(event).__name__} event cannot be written: {error}") from None
+    for field_name, value in msgspec.structs.asdict(event).items():
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise ArchiveError(f"{field_name} of a {type(event).__name__} event is out of range: {value}")
 
 
 class Savepoint(NamedTuple):
@@ -139,7 +153,8 @@ class Transaction:
         return self._reader.converter_name(entry.converter_id)
 
     def record(self, event: Event) -> None:
-        """Add an event to the group."""
+        """Add an event to the group. Raises ``ArchiveError`` for what journal or catalog could not hold."""
+        require_storable(event)
         self.events.append(event)
         match event:
             case Captured():

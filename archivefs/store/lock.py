@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 FILE = "lock"
 PROBE_ATTEMPTS, PROBE_SECONDS = 5, 0.02
-"""``is_held`` of another process takes the lock for microseconds; that must not look like a holder."""
+"""``is_held`` of another process takes the lock for microseconds, and writes no note."""
 
 
 class Holder(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,11 +40,12 @@ class Lock:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if attempt < PROBE_ATTEMPTS - 1:
+                who = holder(root)
+                if who is None and attempt < PROBE_ATTEMPTS - 1:
                     time.sleep(PROBE_SECONDS)
-        else:
-            os.close(self._fd)
-            raise LockedError(_message(root, holder(root)))
+                    continue
+                os.close(self._fd)
+                raise LockedError(_message(root, who)) from None
         self.note("")
 
     def note(self, mountpoint: str) -> None:

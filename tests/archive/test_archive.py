@@ -35,7 +35,7 @@ from archive_parts import (
 )
 
 from archivefs import describe
-from archivefs.archive import DEFAULT_TOML, Archive
+from archivefs.archive import DEFAULT_TOML, Archive, rebuild
 from archivefs.config import Config
 from archivefs.errors import (
     ArchiveError,
@@ -47,7 +47,7 @@ from archivefs.errors import (
     UnknownEntryError,
 )
 from archivefs.events import Actor, Outcome, Status
-from archivefs.operations import BeginAttempt, Operation, Report, Touch, Transaction
+from archivefs.operations import Adopt, BeginAttempt, Drop, Operation, Report, Touch, Transaction
 from archivefs.store.frames import encode_file
 
 MIB = 1 << 20
@@ -173,6 +173,33 @@ def test_a_quarantined_capture_never_waits_for_conversion(archive: Archive) -> N
     row = entry(archive, receipt.id)
     assert (row.status, row.reason, row.due_ms) == (Status.QUARANTINED, "the machine stopped", 0)
     assert commit(archive, BeginAttempt(receipt.id, "capture")) == [None]
+
+
+def test_an_adopted_entry_goes_on_as_if_it_had_just_been_captured(archive: Archive, clock: Clock) -> None:
+    names = (b"a.csv", b"a.xml")
+    receipts = commit(archive, *[capture(b"half", name, "ict", quarantine="stopped") for name in names])
+    clock.turn(HOUR)
+    assert commit(archive, *[Adopt(receipt.id) for receipt in receipts]) == [Status.PENDING, Status.SKIPPED]
+    row = entry(archive, receipts[0].id)
+    assert (row.status, row.reason, row.due_ms) == (Status.PENDING, "", clock.ms + 2000)
+    assert commit(archive, BeginAttempt(row.id, "capture")) == [1]
+    with pytest.raises(ArchiveError, match=f"{row.id} is not quarantined: its status is converting"):
+        commit(archive, Adopt(row.id))
+
+
+def test_a_dropped_entry_is_rejected_and_keeps_its_bytes(archive: Archive) -> None:
+    (receipt,) = commit(archive, capture(b"half", converter="ict", quarantine="stopped"))
+    outcomes, _ = archive.commit([Drop(receipt.id, Actor(uid=7)), Adopt(receipt.id)])
+    assert outcomes[0] is None
+    assert str(outcomes[1]) == f"{receipt.id} is not quarantined: its status is rejected"
+    assert entry(archive, receipt.id).status is Status.REJECTED
+    assert source(archive, receipt.id) == b"half"
+    assert json.loads(journal_lines(archive.root)[-1])["actor"] == {"uid": 7}
+
+
+def test_a_capture_keeps_its_extended_attributes(archive: Archive) -> None:
+    (receipt,) = commit(archive, capture(b"1", xattrs={"user.station": "AP8="}))
+    assert describe.entry(archive, entry(archive, receipt.id))["xattrs"] == {"user.station": "AP8="}
 
 
 def test_the_same_name_twice_is_two_entries(archive: Archive, clock: Clock) -> None:
@@ -330,6 +357,28 @@ def test_no_modification_time_can_break_the_archive(root: Path, clock: Clock, mt
         everything_is_readable(again)
         assert {outcomes[1].id, fine.id, later.id} <= {row.id for row in every_entry(again)}
         nothing_is_left_over(again)
+
+
+@pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 2**64])
+def test_no_number_that_sqlite_cannot_hold_can_break_the_archive(
+    root: Path, clock: Clock, number: int, expected_errors: list[str]
+) -> None:
+    """What is in the journal must be taken by the catalog: now, and at each rebuild."""
+    expected_errors.append("a FinishAttempt failed")
+    with make(root, clock) as archive:
+        receipt = captured(archive, b"1", converter="ict")
+        commit(archive, BeginAttempt(receipt.id, "capture"))
+        operations = [finish(receipt.id, outcome=Outcome.SUSPENDED, due_ms=number), capture(b"beside it")]
+        outcomes, _ = archive.commit(operations)
+        assert not isinstance(outcomes[1], Exception)
+        later = captured(archive, b"later")
+    with Archive(root, clock=clock) as again:
+        everything_is_readable(again)
+        assert {receipt.id, outcomes[1].id, later.id} == {row.id for row in every_entry(again)}
+        nothing_is_left_over(again)
+    rows = catalog_rows(root)
+    rebuild(root, clock=clock)
+    assert catalog_rows(root) == rows
 
 
 # -- ids ---------------------------------------------------------------------------------------------------

@@ -27,8 +27,8 @@ from archive_parts import (
 from archivefs.archive import CATALOG, Archive, rebuild
 from archivefs.catalog.catalog import Catalog, connect, day_number, day_text
 from archivefs.errors import JournalDamagedError, LockedError, NotAnArchiveError
-from archivefs.events import Outcome, Status
-from archivefs.operations import BeginAttempt, Operation, Report, Touch
+from archivefs.events import Outcome, Status, Verified
+from archivefs.operations import Adopt, BeginAttempt, Drop, Note, Operation, Report, Touch
 
 NAMES = [
     b"unit.csv",
@@ -58,7 +58,7 @@ class Mix:
             self.clock.turn(self.chance.choice(LEAPS))
             outcomes, _ = self.archive.commit([self.operation() for _ in range(self.chance.randrange(1, 8))])
             for outcome in outcomes:
-                assert not isinstance(outcome, Exception) or "is not running" in str(outcome)
+                assert not isinstance(outcome, Exception) or " is not " in str(outcome)
         self.archive.keep_house()
 
     def operation(self) -> Operation[Any]:
@@ -74,6 +74,10 @@ class Mix:
             return Touch(row.id, self.chance.randrange(10**18), 0o600, 5, 6)
         if row.status is Status.CONVERTING:
             return self.finish(row.id, row.attempts)
+        if row.status is Status.QUARANTINED:
+            return self.chance.choice([Adopt, Drop])(row.id)
+        if kind > 0.98:
+            return Note(Verified(scope="all", records=1, bytes=2, findings={"warning": 1}))
         return BeginAttempt(row.id, self.chance.choice(["capture", "retry", "replay"]))
 
     def some_ids(self) -> list[str]:
@@ -88,6 +92,7 @@ class Mix:
             mtime_ns=self.chance.randrange(-(10**18), 10**18),
             folder=self.chance.choice(FOLDERS),
             supersedes=self.chance.choice(ids[-5:]) if ids and self.chance.random() < 0.3 else "",
+            xattrs={"user.\u00f8": "AP8="} if self.chance.random() < 0.2 else {},
             quarantine="by chance" if self.chance.random() < 0.1 else "",
         )
 
@@ -140,7 +145,7 @@ def test_a_rebuilt_catalog_is_equal_row_for_row(mixed: Path) -> None:
     count = rebuild(mixed)
     assert sorted(file.name for file in mixed.glob("catalog*")) == [CATALOG]
     assert catalog_rows(mixed) == before
-    assert count == dict(before["meta"])["applied_seq"]
+    assert ("applied_seq", count) in before["meta"]
 
 
 def test_a_deleted_catalog_comes_back_equal(mixed: Path, clock: Clock) -> None:
@@ -315,6 +320,24 @@ def test_a_damaged_catalog_is_set_aside_and_made_again(
         everything_is_readable(archive)
     assert catalog_rows(root) == before
     assert (root / "catalog.sqlite.damaged").read_bytes() == damaged
+
+
+def test_whichever_page_of_the_catalog_is_damaged_the_archive_opens(
+    root: Path, clock: Clock, expected_errors: list[str]
+) -> None:
+    expected_errors.append("the catalog is damaged")
+    with make(root, clock) as archive:
+        Mix(archive, clock, 1).run(60)
+    reopen(root, clock)
+    before = catalog_rows(root)
+    reopen(root, clock)
+    whole = (root / CATALOG).read_bytes()
+    for start in range(4096, len(whole), 4096):
+        for filling in (b"\0", b"\xff"):
+            (root / CATALOG).write_bytes(whole[:start] + filling * 4096 + whole[start + 4096 :])
+            reopen(root, clock)
+    rebuild(root, clock=clock)
+    assert catalog_rows(root) == before
 
 
 def test_a_catalog_of_another_schema_is_refused_with_advice(root: Path, clock: Clock) -> None:

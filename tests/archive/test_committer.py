@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from archive_parts import capture, entry, every_entry, everything_is_readable, some_bytes, source
 
 from archivefs.archive import Archive
@@ -188,7 +189,8 @@ async def test_listeners_hear_of_a_change_before_its_caller_goes_on(
     archive: Archive, expected_errors: list[str]
 ) -> None:
     expected_errors.append("a listener failed after a commit")
-    committer, heard = Committer(archive), []
+    committer = Committer(archive)
+    heard: list[str] = []
 
     def listen(changes: Sequence[Change]) -> None:
         trio.lowlevel.current_task()

@@ -63,7 +63,7 @@ def traced(root: Path, script: str, tmp_path: Path) -> list[Call]:
         "-e",
         f"trace={CALLS}",
         "-o",
-        log,
+        str(log),
         *child_command(script, [root]),
     ]
     done = subprocess.run(command, capture_output=True, text=True, env=child_environment(), check=False)

@@ -30,6 +30,7 @@ from archive_parts import (
 
 from archivefs import names
 from archivefs.archive import CATALOG, Archive, rebuild
+from archivefs.errors import ContentDamagedError
 from archivefs.events import Outcome, Status
 from archivefs.operations import BeginAttempt, Receipt, Report, Transaction
 from archivefs.store.segment import scan
@@ -136,7 +137,8 @@ def facts(archive: Archive) -> list[tuple[object, ...]]:
     """What a recovered entry must have in common with the captured one."""
     return [
         (row.id, archive.reader.converter_name(row.converter_id), row.name, row.folder, row.sha256, row.size,
-         row.mtime_ns, row.mode, row.uid, row.gid, row.captured_ms, row.day, row.status, row.due_ms)
+         row.mtime_ns, row.mode, row.uid, row.gid, row.xattrs, row.captured_ms, row.day, row.status,
+         row.due_ms)
         for row in every_entry(archive)
     ]  # fmt: skip
 
@@ -149,7 +151,16 @@ def test_whole_records_without_an_event_become_entries_again(root: Path, clock: 
             clock.turn(1)
             commit(
                 archive,
-                capture(some_bytes(number, 100), name, "ict", folder=b"sub/\xfe", uid=5, gid=6, mode=0o640),
+                capture(
+                    some_bytes(number, 100),
+                    name,
+                    "ict",
+                    folder=b"sub/\xfe",
+                    uid=5,
+                    gid=6,
+                    mode=0o640,
+                    xattrs={"user.a": "AP8="},
+                ),
             )
         before = facts(archive)
     forget_last_lines(root, lost)
@@ -240,6 +251,67 @@ def test_a_recovered_name_is_exactly_the_captured_one(root: Path, clock: Clock) 
     file = root / "content" / SOURCES
     headers = [record.header for record in scan(file, SOURCES)]
     assert sorted(names.original(each.name, each.name_hex) for each in headers) == sorted(everything)
+
+
+# -- contents that the journal knows and the disk has not --------------------------------------------------
+
+
+def test_sources_that_the_disk_lost_are_quarantined_and_the_others_stay(
+    root: Path, clock: Clock, expected_errors: list[str]
+) -> None:
+    """As a disk leaves it that lied about a sync, or a person who cut a file."""
+    with make(root, clock) as archive:
+        receipts = [captured(archive, some_bytes(n, 500), converter="ict") for n in range(3)]
+        converted(archive, receipts[0].id)
+        rows = [entry(archive, receipt.id) for receipt in receipts]
+    os.truncate(root / "content" / SOURCES, rows[1].offset + 100)
+    expected_errors.append(f"the segment content/{SOURCES} ends at {rows[1].offset + 100}, the journal says")
+    for _ in range(2):
+        with Archive(root, clock=clock) as archive:
+            found = [entry(archive, receipt.id).status for receipt in receipts]
+            assert found == [Status.SUCCESS, Status.QUARANTINED, Status.QUARANTINED]
+            assert source(archive, receipts[0].id) == some_bytes(0, 500)
+            assert list(archive.alarms) == [SOURCES]
+            later = captured(archive, b"later", converter="ict")
+            assert source(archive, later.id) == b"later"
+            assert archive.reader.location(entry(archive, later.id)).segment != SOURCES
+    assert [event["id"] for event in events(root, "voided")] == [receipt.id for receipt in receipts[1:]]
+    rows_before = catalog_rows(root)
+    rebuild(root, clock=clock)
+    assert catalog_rows(root) == rows_before
+
+
+def test_a_report_that_the_disk_lost_is_noted_and_its_entry_stays(
+    root: Path, clock: Clock, expected_errors: list[str]
+) -> None:
+    with make(root, clock) as archive:
+        receipt = captured(archive, b"1", converter="ict")
+        converted(archive, receipt.id)
+    expected_errors.append(f"the segment content/{REPORTS} ends at")
+    file = root / "content" / REPORTS
+    os.truncate(file, file.stat().st_size - 1)
+    with Archive(root, clock=clock) as archive:
+        row = entry(archive, receipt.id)
+        assert row.status is Status.SUCCESS
+        assert [piece.location is None for piece in archive.reader.contents(row.n)] == [False, True]
+
+
+def test_a_missing_segment_is_told_and_nothing_is_given_up(
+    root: Path, clock: Clock, expected_errors: list[str]
+) -> None:
+    with make(root, clock) as archive:
+        receipt = captured(archive, b"1", converter="ict")
+    expected_errors.append(f"the segment content/{SOURCES} is missing")
+    (root / "content" / SOURCES).rename(root / "elsewhere")
+    with Archive(root, clock=clock) as archive:
+        assert entry(archive, receipt.id).status is Status.PENDING
+        later = captured(archive, b"later", converter="ict")
+        with pytest.raises(ContentDamagedError, match="is missing"):
+            source(archive, receipt.id)
+    (root / "elsewhere").rename(root / "content" / SOURCES)
+    with Archive(root, clock=clock) as archive:
+        assert [source(archive, each.id) for each in (receipt, later)] == [b"1", b"later"]
+        assert archive.alarms == {}
 
 
 # -- torn ends of the journal ------------------------------------------------------------------------------

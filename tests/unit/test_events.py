@@ -36,7 +36,8 @@ EXAMPLES = [
     Captured(
         id=ID, converter="ict", day="2026-02-13", name="a\ufffd.csv", name_hex="61ff2e637376", folder="x y",
         size=5, sha256="a1b2c3" + "0" * 58, mtime_ns=-1, mode=0o644, uid=1000, gid=1000, captured_ms=1,
-        status=Status.PENDING, due_ms=2, supersedes=ID, location=PLACE, actor=Actor(uid=1000, program="cp"),
+        status=Status.PENDING, due_ms=2, supersedes=ID, xattrs={"user.a": "AA=="},
+        location=PLACE, actor=Actor(uid=1000, program="cp"),
     ),
     Touched(id=ID, mtime_ns=2**62, mode=0o600, uid=0, gid=0),
     AttemptStarted(id=ID, attempt=1, cause="capture"),
@@ -49,16 +50,16 @@ EXAMPLES = [
     TailCut(file="journal/2026/02/13.jsonl", offset=5, bytes=6, kept_as="x.tail", reason="torn"),
     TailDropped(kept_as="x.tail", bytes=6, actor=Actor(uid=0)),
     Voided(id=ID, attempt=1, ordinal=2, reason="content/x ends at 5"),
-    Adopted(id=ID, status=Status.PENDING, due_ms=5, actor=Actor(uid=0, program="archivefs")),
+    Adopted(id=ID, status=Status.PENDING, due_ms=5),
     Dropped(id=ID, reason="dropped from quarantine"),
-    Verified(scope="everything", records=5, bytes=6, findings={"warning": 1}),
-    Repaired(what=["make the catalog again"], backup="repair-1"),
-    Rebuilt(records=7, backup="journal-1"),
+    Verified(scope="all", records=5, bytes=6, findings={"critical": 1}),
+    Repaired(what=["checkpoint"], backup="repair-1"),
+    Rebuilt(records=5, backup="journal-1"),
 ]  # fmt: skip
 
 
 def test_every_kind_of_event_has_an_example_here() -> None:
-    kinds = set(events.AnyEvent.__args__)  # type: ignore[attr-defined]
+    kinds = set(events.AnyEvent.__args__)
     assert {type(event) for event in EXAMPLES} == kinds
 
 

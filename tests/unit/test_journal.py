@@ -166,6 +166,37 @@ def test_a_torn_first_line_of_a_new_day_leaves_the_day_before(tmp_path: Path, cl
     assert seqs(tmp_path) == [1, 2, 3]
 
 
+@pytest.mark.parametrize("number", [3, 4, 5])
+def test_a_gap_of_zeros_behind_the_checkpoint_is_the_end_of_the_journal(
+    tmp_path: Path, clock: Clock, number: int
+) -> None:
+    """A power cut can keep a later page of an unsynced group and lose an earlier one."""
+    journal = Journal(tmp_path, clock)
+    append(journal, 2)
+    journal.write_checkpoint()
+    journal.append([event(3), event(4), event(5)])
+    journal.close()
+    file = day_file(tmp_path)
+    lines = file.read_bytes().splitlines(keepends=True)
+    lines[number - 1] = b"\0" * (len(lines[number - 1]) - 1) + b"\n"
+    file.write_bytes(b"".join(lines))
+    again = Journal(tmp_path, clock)
+    again.check_checkpoint()
+    assert again.head.seq == number - 1
+    assert again.torn == Torn(file, len(b"".join(lines[: number - 1])), b"".join(lines[number - 1 :]))
+    again.cut_torn()
+    append(again, 1)
+    again.close()
+    assert seqs(tmp_path) == list(range(1, number + 1))
+
+
+def test_a_gap_of_zeros_before_the_checkpoint_is_damage(tmp_path: Path, clock: Clock) -> None:
+    file, lines = five_lines(tmp_path, clock)
+    Journal(tmp_path, clock).write_checkpoint()
+    file.write_bytes(b"".join([*lines[:2], b"\0" * (len(lines[2]) - 1) + b"\n", *lines[3:]]))
+    assert damage(tmp_path).startswith(f"{file}:3: ")
+
+
 # -- damage ------------------------------------------------------------------------------------------------
 
 
