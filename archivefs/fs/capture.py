@@ -7,6 +7,7 @@ conversion has ended and a linger time has passed.
 
 import base64
 import heapq
+import itertools
 import logging
 import math
 import os
@@ -48,6 +49,7 @@ class Capturer:
         self._spool_dir = archive.root / "staging"
         self._by_entry: dict[str, InboxFile] = {}
         self._timers: list[tuple[float, int, InboxFile]] = []
+        self._order = itertools.count()
         self._wake = trio.Event()
         committer.on_change(self._changed)
 
@@ -106,6 +108,8 @@ class Capturer:
             self._set_timer(file, RETRY_SECONDS)
         finally:
             handle.close()
+            if not file.writers and not self._is_due(file):
+                self.unhold(file)
             self._leave(file)
             self._inbox.drop_if_idle(file)
 
@@ -238,7 +242,7 @@ class Capturer:
             self._set_timer(file, config.linger_seconds)
 
     def _set_timer(self, file: InboxFile, seconds: float) -> None:
-        heapq.heappush(self._timers, (trio.current_time() + seconds, file.ino, file))
+        heapq.heappush(self._timers, (trio.current_time() + seconds, next(self._order), file))
         self._wake.set()
 
     async def run(self) -> None:
