@@ -182,7 +182,7 @@ class Archive:
         store.journal.check_checkpoint()
         self._catalog = self._open_catalog()
         self._catch_up()
-        self._check_timezone()
+        self._check_created()
         self.reader = Reader.open(self.root / CATALOG)
         self._committed = Reader(self._catalog.db)
         self._ids = IdClock(self.reader.last_id())
@@ -223,7 +223,12 @@ class Archive:
         if seq < head.seq:
             apply_journal(store, catalog)
 
-    def _check_timezone(self) -> None:
+    def _check_created(self) -> None:
+        """What the archive's first event fixed for good."""
+        if self._catalog.format > FORMAT:
+            raise NotAnArchiveError(
+                f"{self.root} was made by a newer archivefs: format {self._catalog.format}"
+            )
         fixed = self._catalog.timezone
         if fixed != self.config.timezone:
             raise ConfigError(
@@ -282,10 +287,15 @@ class Archive:
             store.retire(name)
             self._alarm(name, f"the segment content/{name} ends at {size}, the journal says {end}")
             reason = f"content/{name} ends at {size}"
+            beyond = self.reader.contents_beyond(name, size)
             voided += [
                 Voided(id=id_, attempt=attempt, ordinal=ordinal, reason=reason)
-                for id_, attempt, ordinal in self.reader.contents_beyond(name, size)
+                for id_, attempt, ordinal in beyond
             ]
+            whole = max((each.offset + each.length for each in self.reader.records(name)
+                         if each.offset + each.length <= size), default=0)  # fmt: skip
+            if whole < size:
+                voided.append(recovery.cut_tail(store, recovery.Tail(name, whole, size, []), reason))
         return voided
 
     def _alarm(self, about: str, what: str) -> None:
@@ -411,6 +421,7 @@ def rebuild(root: Path, *, clock: Callable[[], int] = time.time_ns) -> int:
     held = lock.Lock(root)
     try:
         store = Store(root, clock)
+        store.journal.sync_found()
         fresh = root / f"{CATALOG}.new"
         remove_catalog(fresh)
         catalog = Catalog(fresh)

@@ -4,6 +4,7 @@ The file is checked as a whole before anything starts. An error names the file, 
 """
 
 import difflib
+import json
 import os
 import re
 import tomllib
@@ -201,6 +202,12 @@ def _converter(name: str, section: object, file: str) -> ConverterConfig:
         raise ConfigError(
             f"{file}: {where}.archive_sources: is false, must be true; every source is archived"
         )
+    try:
+        json.dumps(checked.arguments, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{file}: {where}.arguments: must be texts, numbers, booleans, lists and tables: {error}"
+        ) from None
     kind, _, rest = checked.run.partition(":")
     if checked.run and (kind not in ("python", "function", "command") or not rest.strip()):
         raise ConfigError(

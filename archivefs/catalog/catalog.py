@@ -96,8 +96,9 @@ class Catalog:
     def __init__(self, path: Path) -> None:
         """Open or create. Raises ``NotAnArchiveError`` (another schema) or ``apsw.Error`` (damaged)."""
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        fresh = path.stat().st_size == 0
         self.db = connect(path)
+        # Not the file's size: after a power cut the schema can be gone with the log it was written to.
+        fresh = self.db.execute("SELECT count(*) FROM sqlite_schema").get == 0
         self._segments: dict[str, int] = {}
         self._converters: dict[str, int] = {}
         if fresh:
@@ -154,6 +155,11 @@ class Catalog:
         return self._meta("applied_seq"), self._meta("applied_sha256")
 
     @property
+    def format(self) -> int:
+        """The version of the files on disk, as the archive's first event says."""
+        return int(self._meta("format"))
+
+    @property
     def timezone(self) -> str:
         """The time zone that the archive was made with."""
         return str(self._meta("timezone"))
@@ -188,6 +194,7 @@ class Catalog:
                 return self._decided(event.id, Status.REJECTED, event.reason, 0, event.seq)
             case Created():
                 self._set_meta("timezone", event.timezone)
+                self._set_meta("format", event.format)
             case Verified():
                 self._set_meta("verified_at", event.at)
             case TailCut() | TailDropped() | Repaired() | Rebuilt():

@@ -1,6 +1,6 @@
 """The questions asked of the catalog, each answered from an index, in pages where there can be many rows."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -12,7 +12,7 @@ import msgspec
 from archivefs import names
 from archivefs.catalog import conditions
 from archivefs.catalog.catalog import VOID_REASON, connect, day_number, day_text, status_number
-from archivefs.errors import UnknownEntryError
+from archivefs.errors import CatalogError, UnknownEntryError
 from archivefs.events import STATUSES, Location, Status
 from archivefs.query import Query
 
@@ -128,8 +128,11 @@ class Reader:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """A connection of its own, for reading. Raises ``apsw.CantOpenError`` where there is no catalog."""
-        return cls(connect(path, readonly=True))
+        """A connection of its own, for reading. Raises ``CatalogError``."""
+        try:
+            return cls(connect(path, readonly=True))
+        except apsw.Error as error:
+            raise CatalogError(f"{path} cannot be read: {error}") from None
 
     def close(self) -> None:
         """Close the connection."""
@@ -182,13 +185,24 @@ class Reader:
                     return entry
         return None
 
-    def newest_with_content(self, converter: str, name: bytes, folder: bytes, sha256: str) -> Entry | None:
-        """The newest entry of that name with exactly this content."""
+    def newest_with_content(self, converter: str, name: bytes, sha256: str) -> Entry | None:
+        """The newest entry of that name, in whatever folder, with exactly this content."""
         return self._one(
-            "hex = ? AND sha256 = ? AND name = ? AND folder = ? AND converter_id ="
+            "hex = ? AND sha256 = ? AND name = ? AND converter_id ="
             " (SELECT converter_id FROM converters WHERE name = ?) ORDER BY n DESC LIMIT 1",
-            sha256[:6], sha256, name, folder, converter,
+            sha256[:6], sha256, name, converter,
         )  # fmt: skip
+
+    def newest_of_names(self, converter: str, wanted: Set[bytes]) -> dict[bytes, Entry]:
+        """The newest entry of each name, among those of the converter's last two days; reads all of these."""
+        converter_id = self.converter_id(converter)
+        days = self.groups("day", {"converter_id": (converter_id, converter_id)}) if converter_id else []
+        rows = self.db.execute(
+            "SELECT * FROM entries WHERE converter_id = ? AND day IN (?, ?) ORDER BY n",
+            (converter_id, *(days[-2:] or [0]), *([0] if len(days) < 2 else [])),
+        )
+        entries = (Entry(*row) for row in rows)
+        return {entry.name: entry for entry in entries if entry.name in wanted}
 
     def _one(self, where: str, *values: object) -> Entry | None:
         for row in self.db.execute(f"SELECT * FROM entries WHERE {where}", values):

@@ -12,7 +12,7 @@ from rich.text import Text
 from archivefs import describe
 from archivefs import quarantine as quarantines
 from archivefs.archive import Archive
-from archivefs.cli.common import json_option, print_json, size_text, with_archive
+from archivefs.cli.common import console, json_option, print_json, size_text, with_archive
 from archivefs.events import Actor, Status
 from archivefs.operations import Adopt, Drop
 from archivefs.verify import repair as repairs
@@ -73,10 +73,10 @@ def _verify(root: Path, sample: float, since: datetime | None, *, quiet: bool) -
             start = datetime.combine(date(since.year, since.month, since.day), time(), archive.zone)
             since_ms = int(start.timestamp() * 1000)
         scope = Scope(sample=sample, since_ms=since_ms)
-        console = Console(stderr=True)
+        terminal = Console(stderr=True)
         columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-        disable = quiet or not console.is_terminal
-        with Progress(*columns, console=console, transient=True, disable=disable) as bar:
+        disable = quiet or not terminal.is_terminal
+        with Progress(*columns, console=terminal, transient=True, disable=disable) as bar:
             task = bar.add_task("verify", total=None)
             return run_verify(
                 archive, scope, lambda done, total: bar.update(task, completed=done, total=total)
@@ -98,15 +98,15 @@ def _facts(report: Report) -> dict[str, object]:
 
 
 def _print(report: Report) -> None:
-    console = Console(highlight=False, soft_wrap=True)
+    out = console()
     for finding in report.findings:
         word = finding.severity.name.lower()
-        console.print(
+        out.print(
             Text(f"{word}: ", style=_COLOURS[word]).append(f"{finding.where}: {finding.what}", "default")
         )
-        console.print(Text(f"  remedy: {finding.remedy}", style="dim"))
+        out.print(Text(f"  remedy: {finding.remedy}", style="dim"))
     rate = size_text(int(report.bytes / max(report.seconds, 1e-6)))
-    console.print(
+    out.print(
         f"{report.records} records with {size_text(report.bytes)} and {report.events} events verified in "
         f"{report.seconds:.1f} s ({rate}/s, {report.scope}): {_counted(report)}"
     )

@@ -1,13 +1,16 @@
 """What the commands share: the archive they work on, and how they print."""
 
 import functools
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 import msgspec
+from rich.console import Console
 
+PIPE_WIDTH = 10_000
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -37,6 +40,11 @@ json_option = click.option("--json", "as_json", is_flag=True, help="JSON on stdo
 def print_json(value: object) -> None:
     """One line of JSON."""
     click.echo(msgspec.json.encode(value).decode())
+
+
+def console() -> Console:
+    """Where tables and texts go: as wide as the terminal, and never folded into a pipe or file."""
+    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
 def size_text(size: int) -> str:

@@ -1,6 +1,5 @@
 """status, ls, show and log: reading an archive, mounted or not."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from rich.text import Text
 from archivefs import describe, names, query, statistics
 from archivefs.archive import Archive
 from archivefs.catalog.reader import Entry
-from archivefs.cli.common import json_option, print_json, size_text, with_archive
+from archivefs.cli.common import console, json_option, print_json, size_text, with_archive
 from archivefs.events import AnyEvent
 from archivefs.fs import mounts
 from archivefs.store.journal import Journal
@@ -43,14 +42,14 @@ def status(root: Path, as_json: bool) -> None:
     if as_json:
         print_json(facts)
         return
-    console = Console(highlight=False)
-    console.print(f"{root}, " + (f"mounted at {where}" if where else "not mounted"))
+    out = console()
+    out.print(f"{root}, " + (f"mounted at {where}" if where else "not mounted"))
     table = Table("converter", "status", "entries", box=None, header_style="bold")
     for converter, row in facts["converters"].items():
         for each, count in row["by_status"].items():
             table.add_row(converter, Text(each, style=_COLOURS.get(each, "")), str(count))
-    console.print(table)
-    console.print(
+    out.print(table)
+    out.print(
         f"{facts['entries']} entries, {size_text(facts['source_bytes'])} of sources in "
         f"{size_text(facts['stored_bytes'])}; the archive takes {size_text(facts['disk_bytes'])} on disk, "
         f"{size_text(facts['free_bytes'])} are free"
@@ -94,7 +93,7 @@ def _print_entries(archive: Archive, rows: Iterator[Entry], limit: int) -> None:
         table.add_row(
             row.id, converter, Text(row.status, style=colour), size_text(row.size), Text(_safe(shown))
         )
-    Console(highlight=False, soft_wrap=not sys.stdout.isatty()).print(table)
+    console().print(table)
     if more:
         click.echo(f"the newest {limit}; say limit=N for more, or narrow the query", err=True)
 
@@ -115,19 +114,19 @@ def show(root: Path, id_: str, as_json: bool) -> None:
     if as_json:
         print_json(facts)
         return
-    console = Console(highlight=False, soft_wrap=True)
+    out = console()
     attempts = facts.pop("attempts", [])
     for key, value in facts.items():
-        console.print(Text(f"{key:<14} ", style="bold").append(_safe(str(value)), style="not bold"))
+        out.print(Text(f"{key:<14} ", style="bold").append(_safe(str(value)), style="not bold"))
     for attempt in attempts:
-        _print_attempt(console, attempt)
+        _print_attempt(out, attempt)
 
 
-def _print_attempt(console: Console, attempt: dict[str, Any]) -> None:
+def _print_attempt(out: Console, attempt: dict[str, Any]) -> None:
     reports = ", ".join(f"{each['name']} ({size_text(each['size'])})" for each in attempt.get("reports", []))
     version = f" version {attempt['version']}" if "version" in attempt else ""
     arguments = msgspec.json.encode(attempt["arguments"]).decode()
-    console.print(
+    out.print(
         Text(f"attempt {attempt['attempt']:<6} ", style="bold").append(
             f"{attempt['outcome']} at {attempt['started_at']} in {attempt['duration_seconds']:.3f} s, "
             f"{attempt['cause']},{version} arguments {arguments}",
@@ -136,7 +135,7 @@ def _print_attempt(console: Console, attempt: dict[str, Any]) -> None:
     )
     for line in (reports, attempt.get("error", ""), *attempt.get("warnings", [])):
         if line:
-            console.print(Text(" " * 15 + line.replace("\n", "\n" + " " * 15)))
+            out.print(Text(" " * 15 + line.replace("\n", "\n" + " " * 15)))
 
 
 @click.command()

@@ -45,19 +45,13 @@ def mount(
     options = mounts.parse_options(",".join(words))
     mounts.require_fuse()
     config.load(archive)
-    root, mountpoint = archive.resolve(), _absolute(mountpoint)
+    root, mountpoint = archive.resolve(), mounts.absolute(mountpoint)
     level = logging.DEBUG if debug else logging.INFO
     if foreground:
         _log_to(logging.StreamHandler(sys.stderr), level)
         _serve(root, mountpoint, options, None)
     else:
         _start_daemon(root, mountpoint, options, log_file or root / LOG_FILE, level)
-
-
-def _absolute(mountpoint: Path) -> Path:
-    """Absolute and without links; a dead mount cannot be asked where it leads, so only its parent is."""
-    whole = Path(os.path.abspath(mountpoint))  # noqa: PTH100
-    return whole.parent.resolve() / whole.name
 
 
 def _log_to(handler: logging.Handler, level: int) -> None:

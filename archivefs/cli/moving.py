@@ -1,11 +1,13 @@
 """capture and restore: files into an archive and out of it."""
 
+import hashlib
 import os
 import shutil
 import tempfile
 from pathlib import Path
 
 import click
+import msgspec
 
 from archivefs import names, restoring
 from archivefs.archive import Archive
@@ -40,7 +42,7 @@ def capture(root: Path, converter: str, files: tuple[Path, ...], as_json: bool) 
         if mountpoint is None:
             id_ = _capture_directly(root, converter, file)
         else:
-            id_ = _capture_through(mountpoint / "inbox" / converter, file)
+            id_ = _capture_through(root, mountpoint, converter, file)
         if as_json:
             print_json({"id": id_, "file": str(file)})
         else:
@@ -63,12 +65,15 @@ def _capture_directly(root: Path, converter: str, file: Path) -> str:
     return str(receipt.id)
 
 
-def _capture_through(inbox: Path, file: Path) -> str:
+def _capture_through(root: Path, mountpoint: Path, converter: str, file: Path) -> str:
     """Save under a name that is not captured, then rename: one capture, with the right mtime."""
+    inbox, digest = mountpoint / "inbox" / converter, hashlib.sha256()
     fd, temporary = tempfile.mkstemp(prefix=".capture-", suffix=".part", dir=inbox)
     try:
         with os.fdopen(fd, "wb") as out, file.open("rb") as source:
-            shutil.copyfileobj(source, out, 1 << 20)
+            while piece := source.read(1 << 20):
+                digest.update(piece)
+                out.write(piece)
         shutil.copystat(file, temporary)
         target = inbox / file.name
         Path(temporary).rename(target)
@@ -76,7 +81,13 @@ def _capture_through(inbox: Path, file: Path) -> str:
         Path(temporary).unlink(missing_ok=True)
         reason = error.strerror or str(error)
         raise CaptureFailedError(f"{file} could not be captured: {reason}", error.errno or 5) from None
-    return os.getxattr(target, "user.archivefs.id").decode()
+    try:
+        return os.getxattr(target, "user.archivefs.id").decode()
+    except OSError:  # converted and gone from the inbox already
+        with Archive.open_for_reading(root) as archive:
+            name = os.fsencode(file.name)
+            entry = archive.reader.newest_with_content(converter, name, digest.hexdigest())
+            return entry.id if entry else ""
 
 
 @click.command()
@@ -99,7 +110,11 @@ def restore(root: Path, ids: tuple[str, ...], dest: Path, as_json: bool) -> None
                 restoring.restore(archive, entry, target)
             except ArchiveError as error:
                 failed = error
-                click.echo(f"archivefs: {error}", err=True)
+                if as_json:
+                    said = {"id": entry.id, "error": str(error), "exit_code": error.exit_code}
+                    click.echo(msgspec.json.encode(said).decode(), err=True)
+                else:
+                    click.echo(f"archivefs: {error}", err=True)
                 continue
             if as_json:
                 print_json({"id": entry.id, "file": os.fsdecode(target), "sha256": entry.sha256})

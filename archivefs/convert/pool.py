@@ -27,6 +27,10 @@ LOG_BYTES = 1 << 20
 """What is kept of an attempt's log; the end is, there the failure stands."""
 
 
+DISMISS_SECONDS = 1.0
+"""How long an idle worker may take to end by itself."""
+
+
 class WorkerError(ArchiveError):
     """The worker did not answer as it must; the message is the attempt's error."""
 
@@ -125,6 +129,15 @@ class _Worker:
             return f"the converter ended the worker process with exit status {code}"
         return "the worker gave no answer"
 
+    async def dismiss(self) -> None:
+        """End an idle process by closing its input; kill it where it does not go."""
+        assert self.process.stdin is not None
+        with trio.CancelScope(shield=True):
+            await self.process.stdin.aclose()
+            with trio.move_on_after(DISMISS_SECONDS):
+                await self.process.wait()
+        await self.kill()
+
     async def kill(self) -> None:
         """End the process and everything it started in its group."""
         with trio.CancelScope(shield=True):
@@ -172,7 +185,7 @@ class Pool:
     async def close(self) -> None:
         """End all idle workers."""
         while self._idle:
-            await self._idle.pop().kill()
+            await self._idle.pop().dismiss()
             self._count -= 1
 
     async def _take(self, converter: str, config: ConverterConfig) -> _Worker:
@@ -180,7 +193,7 @@ class Pool:
             if worker.converter == converter and worker.process.poll() is None:
                 return self._idle.pop(index)
         if self._count >= self._size and self._idle:
-            await self._idle.pop(0).kill()
+            await self._idle.pop(0).dismiss()
             self._count -= 1
         self._count += 1
         try:

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 LOOK_AHEAD = 1000
 """Due entries compared by priority at once; bounds the work of one look at the catalog."""
+TROUBLED_SECONDS = 10.0
 LOOK_SECONDS = 0.2
 """How old the answer may be while there is a backlog; with none, every look is fresh."""
 _STATUS = {
@@ -74,10 +75,15 @@ class Scheduler:
             async with trio.open_nursery() as nursery:
                 while True:
                     self._wake = trio.Event()
-                    for entry in self._next():
-                        self._running.add(entry.n)
-                        nursery.start_soon(self._convert, entry)
-                    with trio.move_on_after(self._seconds_to_next()):
+                    try:
+                        for entry in self._next():
+                            self._running.add(entry.n)
+                            nursery.start_soon(self._convert, entry)
+                        pause = self._seconds_to_next()
+                    except Exception:
+                        log.exception("the catalog does not say what is due; asking again")
+                        pause = TROUBLED_SECONDS
+                    with trio.move_on_after(pause):
                         await self._wake.wait()
         finally:
             with trio.CancelScope(shield=True):
@@ -147,6 +153,9 @@ class Scheduler:
         except (ArchiveError, OSError) as error:
             version = answer.version if isinstance(error, WorkerError) else ""
             answer = Answer(outcome=Outcome.FAILED, error=str(error), version=version)
+        except Exception as error:
+            log.exception("conversion of %s", entry.id)
+            answer = Answer(outcome=Outcome.FAILED, error=f"archivefs failed, see its log: {error}")
         finally:
             with trio.CancelScope(shield=True):
                 status, due_ms, error_text = self._verdict(entry, config, answer)

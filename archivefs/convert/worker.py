@@ -142,6 +142,7 @@ def run_job(converter: Converter, job: dict[str, Any]) -> dict[str, Any]:
         result = converter(Path(job["path"]), job["arguments"], job["attempt"])
         names = _write_reports(result.reports, Path(job["out"]))
     except Exception as error:
+        sys.stdout.flush()
         traceback.print_exc()
         return {"outcome": "failed", "error": _explain(error)[-ERROR_CHARACTERS:]}
     return {
@@ -171,12 +172,28 @@ def _logging_to(path: str) -> Any:  # noqa: ANN401  a context manager without va
         os.close(null)
 
 
-def _read_jobs(lines: IO[bytes], jobs: "queue.SimpleQueue[bytes]") -> NoReturn:
-    """Hand lines on; at the end of input the daemon is gone, and everything started here ends with it."""
-    for line in lines:
-        jobs.put(line)
-    os.killpg(0, signal.SIGKILL)
-    os._exit(0)
+class _Jobs:
+    """Lines from the daemon, read by a thread of their own so that its end is noticed during a job."""
+
+    def __init__(self, lines: IO[bytes]) -> None:
+        self.busy = False
+        self._waiting: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        threading.Thread(target=self._read, args=(lines,), daemon=True).start()
+
+    def next(self) -> Any:  # noqa: ANN401  decoded JSON
+        """The next line, decoded."""
+        self.busy = False
+        line = self._waiting.get()
+        self.busy = True
+        return json.loads(line)
+
+    def _read(self, lines: IO[bytes]) -> NoReturn:
+        """At the end of input the daemon is gone: a running job and all it started end with it."""
+        for line in lines:
+            self._waiting.put(line)
+        if self.busy:
+            os.killpg(0, signal.SIGKILL)
+        os._exit(0)
 
 
 def main() -> NoReturn:
@@ -185,16 +202,15 @@ def main() -> NoReturn:
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(null, 1)
-    jobs: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    threading.Thread(target=_read_jobs, args=(lines, jobs), daemon=True).start()
-    setup = json.loads(jobs.get())
+    jobs = _Jobs(lines)
+    setup = jobs.next()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (setup["memory_bytes"], setup["memory_bytes"]))
     sys.path[:0] = setup["path"]
     converter: Converter | None = None
     version = ""
     while True:
-        job = json.loads(jobs.get())
+        job = jobs.next()
         with _logging_to(job["log"]):
             try:
                 if converter is None:

@@ -6,18 +6,21 @@ conversion has ended and a linger time has passed.
 """
 
 import base64
+import contextlib
 import heapq
 import itertools
 import logging
 import math
 import os
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import trio
 
 from archivefs.archive import Archive
 from archivefs.catalog.catalog import Change
+from archivefs.catalog.reader import Entry
 from archivefs.committer import Committer
 from archivefs.convert.scheduler import Scheduler
 from archivefs.errors import ArchiveError
@@ -31,6 +34,8 @@ log = logging.getLogger(__name__)
 
 INLINE_BYTES = 256 << 10
 """Content up to this is handed to the committing thread as it is: one hop instead of two."""
+PAGE_BYTES = 4096
+"""What a file system writes at once: a power cut leaves a page as it was, as it is, or zero."""
 RETRY_SECONDS = 5.0
 """When to try again what could not be captured at release, where no program can be told."""
 
@@ -115,11 +120,8 @@ class Capturer:
 
     async def capture_path(self, file: InboxFile, name: bytes = b"", folder: bytes | None = None) -> None:
         """Capture by its path; ``name`` and ``folder`` are what it is about to be renamed to."""
-        fd = os.open(self._inbox.path(file), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
+        with self._opened(file) as fd:
             await self._capture(file, fd, name, folder)
-        finally:
-            os.close(fd)
 
     def _is_due(self, file: InboxFile) -> bool:
         return file.dirty and not file.unlinked and not file.write_error and not file.is_junk
@@ -157,13 +159,12 @@ class Capturer:
 
     def _superseded_id(self, file: InboxFile) -> str:
         """The id of the last version, where this one replaces it: it still waits, or it was just saved."""
-        if not file.entry_id:
-            return ""
-        entry = self._archive.reader.by_id(file.entry_id)
+        last = file.entry_id or file.replaces
+        entry = self._archive.reader.by_id(last) if last else None
         if entry is None or entry.status in WAITING:
-            return file.entry_id
+            return last
         settle_ms = self._archive.converter_config(file.converter).settle_seconds * 1000
-        return file.entry_id if self._archive.now_ms() - entry.captured_ms < settle_ms else ""
+        return last if self._archive.now_ms() - entry.captured_ms < settle_ms else ""
 
     def _captured(self, file: InboxFile, receipt: Receipt) -> None:
         self.unhold(file)
@@ -192,7 +193,12 @@ class Capturer:
             while item.capturing is not None:
                 await item.capturing.wait()
             target = InboxFile(0, parent, name, self._inbox)
+            if item.write_error:
+                raise OSError(item.write_error, os.strerror(item.write_error))
             if not target.is_junk and (item.writers == 0 or not item.dirty):
+                there = self._inbox.find(parent, name)
+                if not item.entry_id and isinstance(there, InboxFile):
+                    item.replaces = there.entry_id
                 await self.capture_path(item, name, target.folder)
         replaced = self._inbox.rename(item, parent, name)
         if replaced is not None:
@@ -294,31 +300,73 @@ class Capturer:
 
         What is not was being written when archivefs stopped: it becomes a quarantined entry.
         """
+        unknown: dict[str, list[InboxFile]] = defaultdict(list)
         for file in self._inbox.staged():
             try:
-                await self._take_leftover(file)
-            except (ArchiveError, OSError) as error:
+                if not await self._is_known(file):
+                    unknown[file.converter].append(file)
+            except OSError as error:
                 log.error("%r stays in staging: %s", file.parts, error)
+        for converter, files in unknown.items():
+            newest = self._archive.reader.newest_of_names(converter, {file.name for file in files})
+            for file in files:
+                try:
+                    await self._take_unknown(file, newest.get(file.name))
+                except (ArchiveError, OSError) as error:
+                    log.error("%r stays in staging: %s", file.parts, error)
 
-    async def _take_leftover(self, file: InboxFile) -> None:
+    async def _is_known(self, file: InboxFile) -> bool:
+        """Whether nothing needs to be done: junk, or bytes that are archived already."""
         if file.is_junk:
             file.dirty = True
-            return
-        fd = os.open(self._inbox.path(file), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
+            return True
+        with self._opened(file) as fd:
             encoded = await trio.to_thread.run_sync(encode_file, fd, 1, self._spool_dir)
-            encoded.close()
-            entry = self._archive.reader.newest_with_content(
-                file.converter, file.name, file.folder, encoded.sha256
-            )
-            if entry is not None:
-                self.watch(file, entry.id, entry.status)
-                return
+        encoded.close()
+        entry = self._archive.reader.newest_with_content(file.converter, file.name, encoded.sha256)
+        if entry is None:
+            return False
+        self.watch(file, entry.id, entry.status)
+        return True
+
+    async def _take_unknown(self, file: InboxFile, newest: Entry | None) -> None:
+        """Quarantine a file, unless it is what a power cut left of the newest entry of its name."""
+        with self._opened(file) as fd:
+            if newest is not None and newest.status is not Status.QUARANTINED:
+                place = self._archive.reader.location(newest)
+                pieces = self._archive.content.pieces(place, newest.size)
+                if await trio.to_thread.run_sync(_is_remnant, fd, pieces, newest.size):
+                    self.watch(file, newest.id, newest.status)
+                    return
             log.warning("%r was being written when archivefs stopped; it is quarantined", file.parts)
             file.dirty = True
             await self._capture(file, fd, quarantine="it was being written when archivefs stopped")
+
+    @contextlib.contextmanager
+    def _opened(self, file: InboxFile) -> Iterator[int]:
+        fd = os.open(self._inbox.path(file), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            yield fd
         finally:
             os.close(fd)
+
+
+def _is_remnant(fd: int, pieces: Iterable[bytes], size: int) -> bool:
+    """Whether a file has nothing that the archived content has not: it is shorter, or pages of it are zeros.
+
+    The copy in staging is not synced, so a power cut may leave less of it than was archived.
+    """
+    if os.fstat(fd).st_size > size:
+        return False
+    at = 0
+    for piece in pieces:
+        mine = os.pread(fd, len(piece), at)
+        for start in range(0, len(mine), PAGE_BYTES):
+            page = mine[start : start + PAGE_BYTES]
+            if page != piece[start : start + len(page)] and page.strip(b"\0"):
+                return False
+        at += len(piece)
+    return True
 
 
 def _user_xattrs(fd: int) -> dict[str, str]:

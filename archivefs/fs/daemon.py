@@ -50,8 +50,7 @@ def _raise_file_limit() -> None:
 
 
 def _fuse_options(root: Path, options: MountOptions) -> set[str]:
-    source = str(root).replace("\\", "\\\\").replace(",", "\\,")
-    fixed = {"default_permissions", f"fsname={source}", f"subtype={mounts.SUBTYPE}"}
+    fixed = {"default_permissions", f"fsname={mounts.source_of(root)}", f"subtype={mounts.SUBTYPE}"}
     wanted = {"nodev", "nosuid", "noatime"}
     given = {f"no{word}" for word in options.passed} & wanted
     return fixed | (wanted - given) | options.passed
@@ -149,5 +148,5 @@ class _Mount:
             await trio.sleep(HOUSEKEEPING_SECONDS if self._archive.writable else math.inf)
             try:
                 await trio.to_thread.run_sync(self._archive.keep_house)
-            except OSError as error:
-                log.error("keeping house failed, it is tried again: %s", error)
+            except Exception:
+                log.exception("keeping house failed; it is tried again")

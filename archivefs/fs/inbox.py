@@ -21,7 +21,7 @@ from archivefs.errors import ArchiveError, NoSpaceError, UnknownConverterError
 from archivefs.events import Actor
 from archivefs.fs import inodes
 from archivefs.fs.node import Attributes, Directory, Handle, Node
-from archivefs.store.durable import sync_dir
+from archivefs.store.durable import sync_up
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +84,7 @@ class InboxFile(InboxItem):
     of its last captured version, ``held`` whether its conversion is put off by new writes, ``leave_at``
     the trio time from which it may leave the inbox (None: not yet). ``write_error`` is the errno of a write
     that failed: what the file holds since then is not what its program meant, so it is not captured.
+    ``replaces`` is the entry of the file over which it was renamed.
     """
 
     parent: "InboxDir"
@@ -96,6 +97,7 @@ class InboxFile(InboxItem):
         self.handles: list[InboxHandle] = []
         self.capturing: trio.Event | None = None
         self.entry_id = ""
+        self.replaces = ""
         self.captured_ms = 0
         self.held = False
         self.leave_at: float | None = None
@@ -203,8 +205,9 @@ class InboxHandle(Handle):
         """Bytes and name survive a power cut in staging."""
         await trio.to_thread.run_sync(os.fsync, self.fd)
         if not self.file.unlinked:
-            parent = os.fsdecode(self.file.inbox.path(self.file.parent))
-            await trio.to_thread.run_sync(sync_dir, Path(parent))
+            inbox = self.file.inbox
+            parent = Path(os.fsdecode(inbox.path(self.file.parent)))
+            await trio.to_thread.run_sync(sync_up, parent, Path(os.fsdecode(inbox.top)))
 
     def close(self) -> None:
         """Close the file in staging."""

@@ -7,6 +7,7 @@ import subprocess
 import time
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote, unquote_to_bytes
 
 from archivefs.errors import FuseMissingError, MountError, MountpointError, NotMountedError, UnmountError
 from archivefs.store import lock
@@ -14,6 +15,8 @@ from archivefs.store import lock
 SUBTYPE = "archivefs"
 DEVICE = Path("/dev/fuse")
 FUSE_CONF = Path("/etc/fuse.conf")
+DEAD = (errno.ENOTCONN, errno.ECONNABORTED)
+"""What a mount answers whose daemon is gone."""
 UNMOUNT_SECONDS = 60.0
 """How long ``umount`` waits for the daemon to commit what it has and end."""
 _PASSED = {
@@ -100,10 +103,20 @@ def require_fuse() -> None:
 
 
 class Mount(NamedTuple):
-    """A line of /proc/self/mountinfo."""
+    """A line of /proc/self/mountinfo; ``source`` is what ``source_of`` made of the archive's folder."""
 
     mountpoint: Path
     source: str
+
+    @property
+    def root(self) -> Path:
+        """The archive's folder."""
+        return Path(os.fsdecode(unquote_to_bytes(self.source)))
+
+
+def source_of(root: Path) -> str:
+    """The archive's folder as the mount table shows it: ASCII (pyfuse3 takes no other), the rest as %XX."""
+    return quote(os.fsencode(root), safe="/ !#$&'()*+:;=?@[]~")
 
 
 def mounted() -> list[Mount]:
@@ -133,17 +146,16 @@ def mountpoint_of(root: Path) -> Path | None:
 def check_mountpoint(mountpoint: Path) -> None:
     """Raise ``MountpointError`` unless it is an empty folder; a dead mount left there is taken away first."""
     try:
-        facts = mountpoint.stat()
+        names = os.listdir(mountpoint)  # noqa: PTH208  of a dead mount, stat may still be cached
     except OSError as error:
-        if error.errno != errno.ENOTCONN:
+        if error.errno not in DEAD:
             raise MountpointError(f"mountpoint {mountpoint}: {error.strerror}") from None
         _run_umount(mountpoint, lazy=True)
-        facts = mountpoint.stat()
+        check_mountpoint(mountpoint)
+        return
     if any(each.mountpoint == mountpoint for each in mounted()):
         raise MountpointError(f"mountpoint {mountpoint}: an archive is mounted there already")
-    if not os.path.isdir(mountpoint):  # noqa: PTH112  the stat above already followed links
-        raise MountpointError(f"mountpoint {mountpoint}: not a folder (mode {facts.st_mode:o})")
-    if any(mountpoint.iterdir()):
+    if names:
         raise MountpointError(
             f"mountpoint {mountpoint}: not empty; move away what is in it, a mount would hide it"
         )
@@ -154,17 +166,20 @@ def unmount(mountpoint: Path, *, lazy: bool = False) -> None:
 
     Raises ``NotMountedError``; ``UnmountError`` where it is busy, or the daemon does not end in time.
     """
-    mountpoint = Path(os.path.abspath(mountpoint))  # noqa: PTH100  resolve() would ask a dead mount
+    mountpoint = absolute(mountpoint)
     mount = next((each for each in mounted() if each.mountpoint == mountpoint), None)
     if mount is None:
         places = ", ".join(str(each.mountpoint) for each in mounted()) or "nowhere"
         raise NotMountedError(f"no archive is mounted at {mountpoint}; archives are mounted at: {places}")
+    who = lock.holder(mount.root)
     _run_umount(mountpoint, lazy=lazy)
     deadline = time.monotonic() + UNMOUNT_SECONDS
-    root = Path(mount.source)
-    while not lazy and lock.is_held(root) and mountpoint_of(root) == mountpoint:
+    while not lazy and who is not None and lock.is_held(mount.root):
+        now = lock.holder(mount.root)
+        if now is None or now.pid != who.pid:
+            return
         if time.monotonic() > deadline:
-            raise UnmountError(f"{mountpoint} is unmounted, but the daemon still holds {root}")
+            raise UnmountError(f"{mountpoint} is unmounted, but process {who.pid} still holds {mount.root}")
         time.sleep(0.02)
 
 
@@ -175,5 +190,11 @@ def _run_umount(mountpoint: Path, *, lazy: bool) -> None:
         command = ["fusermount3", "-u", *(["-z"] if lazy else []), str(mountpoint)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        hint = "" if lazy else "; close what is open there, or use --lazy"
-        raise UnmountError(f"{mountpoint}: {done.stderr.strip()}{hint}")
+        hint = "; close what is open there, or use --lazy" if "busy" in done.stderr else ""
+        raise UnmountError(f"{mountpoint}: {done.stderr.strip().rstrip('.')}{hint}")
+
+
+def absolute(mountpoint: Path) -> Path:
+    """Absolute and without links; a dead mount cannot be asked where it leads, so only its parent is."""
+    whole = Path(os.path.abspath(mountpoint))  # noqa: PTH100
+    return whole.parent.resolve() / whole.name

@@ -37,8 +37,11 @@ class Schedule:
         if self._interval == math.inf:
             return
         while True:
-            if self._is_due():
-                await self._verify_part()
+            try:
+                if self._is_due():
+                    await self._verify_part()
+            except Exception:
+                log.exception("the scheduled verification failed; it is tried again")
             await trio.sleep(min(LOOK_SECONDS, self._interval))
 
     def _is_due(self) -> bool:

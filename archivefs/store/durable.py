@@ -47,14 +47,27 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
         view = view[os.write(fd, view) :]
 
 
-def open_append(path: Path) -> int:
-    """A descriptor that appends to ``path``; a new file is durable in its folder. Raises ``OSError``."""
+def open_append(path: Path, top: Path) -> int:
+    """A descriptor that appends to ``path``; the file and its folders below ``top`` are durable by name.
+
+    They are synced also where they exist: who made them may have been killed before it could. Raises
+    ``OSError``.
+    """
     make_dirs(path.parent)
-    fresh = not path.exists()
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, FILE_MODE)
-    if fresh:
-        sync_dir(path.parent)
+    try:
+        sync_up(path.parent, top)
+    except OSError:
+        os.close(fd)
+        raise
     return fd
+
+
+def sync_up(directory: Path, top: Path) -> None:
+    """Make the names in a folder durable, and those of all folders from it up to ``top``."""
+    while directory != top.parent:
+        sync_dir(directory)
+        directory = directory.parent
 
 
 @contextlib.contextmanager

@@ -145,7 +145,7 @@ class Journal:
         if self._fd is not None and self._file == file:
             return self._fd
         self.close()
-        self._fd = open_append(file)
+        self._fd = open_append(file, self._directory)
         self._file, self.end = file, os.fstat(self._fd).st_size
         return self._fd
 
@@ -252,13 +252,19 @@ class _Note(msgspec.Struct, frozen=True):
 def _lines(file: Path) -> Iterator[bytes]:
     """The whole lines of a day file with their newlines, decompressed where it is sealed."""
     try:
-        with file.open("rb") if file.suffix == ".jsonl" else _sealed(file) as lines:
+        with _open_day(file) as lines:
             yield from (line for line in lines if line.endswith(b"\n"))
     except zstandard.ZstdError as error:
         raise JournalDamagedError(f"{file}: does not decompress: {error}") from None
 
 
-def _sealed(file: Path) -> IO[bytes]:
+def _open_day(file: Path) -> IO[bytes]:
+    """The file for reading, also where it was sealed since it was listed."""
+    if file.suffix == ".jsonl":
+        try:
+            return file.open("rb")
+        except FileNotFoundError:
+            file = file.with_suffix(".jsonl.zst")
     return io.BufferedReader(zstandard.open(file, "rb"))
 
 

@@ -26,8 +26,8 @@ class SegmentWriter:
         """Open or create the segment. Raises ``OSError``."""
         self.name = name
         self.dirty = False
-        self._fd = open_append(content_dir / name)
-        self.start = self.end = os.fstat(self._fd).st_size
+        self._fd = open_append(content_dir / name, content_dir)
+        self.start = self.end = self.synced = os.fstat(self._fd).st_size
 
     def append(self, header: RecordHeader, content: Encoded) -> Location:
         """Write one record behind the last. Not durable before ``sync``; on ``OSError`` call ``cut``."""
@@ -58,6 +58,7 @@ class SegmentWriter:
         if self.dirty:
             os.fdatasync(self._fd)
             self.dirty = False
+            self.synced = self.end
 
     def close(self) -> None:
         """Close the file; what was not synced stays so."""

@@ -162,13 +162,23 @@ class Store:
             self._writers[base].cut(end)
         except OSError:
             log.exception("content/%s could not be cut back; it is not appended to any more", base)
-            self._abandon(base)
+            self._retire_writer(base)
 
     def _abandon(self, base: str) -> None:
-        """Never append to this segment again; the next record of ``base`` starts a new part."""
-        writer = self._writers.pop(base)
+        """Never append to this segment again, and cut off what was not synced.
+
+        That may read well now, and be gone after a power cut.
+        """
+        try:
+            self._writers[base].cut(self._writers[base].synced)
+        except OSError as error:
+            log.error("content/%s could not be cut back: %s", base, error)
+        self._retire_writer(base)
+
+    def _retire_writer(self, base: str) -> None:
+        """The next record of ``base`` starts a new part."""
         self._parts[base] = self._parts[base] + 1
-        writer.close()
+        self._writers.pop(base).close()
 
     def _close_idle(self) -> None:
         while len(self._writers) > OPEN_WRITERS:

@@ -5,6 +5,7 @@ belongs to which attempt. What only the journal knew is lost and listed: see ``L
 """
 
 import logging
+import shutil
 import time
 import uuid
 from collections import defaultdict
@@ -30,9 +31,9 @@ from archivefs.events import (
 )
 from archivefs.store import lock
 from archivefs.store.durable import make_dirs, sync_dir
+from archivefs.store.journal import Journal
 from archivefs.store.recovery import segment_names
 from archivefs.store.segment import ScannedRecord, scan
-from archivefs.store.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -76,32 +77,46 @@ def rebuild_from_segments(root: Path) -> Rescue:
     try:
         rescue = Rescue(backup=time.strftime("journal-%Y%m%dT%H%M%S", time.gmtime()))
         entries = _collect(root / "content", rescue)
+        rescue.entries = len(entries)
+        fresh = root / "journal.new"
+        shutil.rmtree(fresh, ignore_errors=True)
+        make_dirs(fresh)
+        _write_journal(fresh, entries, settings, rescue)
         backup = root / "quarantine" / rescue.backup
         make_dirs(backup)
-        (root / "journal").rename(backup / "journal")
+        if (root / "journal").exists():
+            (root / "journal").rename(backup / "journal")
         archives.remove_catalog(root / CATALOG, keep_as=backup / CATALOG)
+        # Between the two renames there is no journal, and every command says so; this one may be run again.
+        fresh.rename(root / "journal")
         sync_dir(root)
-        make_dirs(root / "journal")
-        store = Store(root)
-        store.commit([
-            Created(
-                archive=str(uuid.uuid4()), timezone=settings.timezone, format=FORMAT,
-                program=f"archivefs {__version__}",
-            )
-        ])  # fmt: skip
-        batch: list[Event] = []
-        for id_ in sorted(entries):
-            batch += _events(entries[id_], settings.zone, settings)
-            if len(batch) >= BATCH:
-                store.commit(batch)
-                batch = []
-        rescue.entries = len(entries)
-        store.commit([*batch, Rebuilt(records=rescue.records, backup=rescue.backup)])
-        store.close()
+        sync_dir(backup)
     finally:
         held.release()
     archives.rebuild(root)
     return rescue
+
+
+def _write_journal(
+    directory: Path, entries: dict[str, Found], settings: config.Config, rescue: Rescue
+) -> None:
+    """A whole journal in a folder of its own; nobody reads it before it is renamed."""
+    journal = Journal(directory)
+    batch: list[Event] = [
+        Created(
+            archive=str(uuid.uuid4()), timezone=settings.timezone, format=FORMAT,
+            program=f"archivefs {__version__}",
+        )
+    ]  # fmt: skip
+    for id_ in sorted(entries):
+        batch += _events(entries[id_], settings.zone, settings)
+        if len(batch) >= BATCH:
+            journal.append(batch)
+            batch = []
+    journal.append([*batch, Rebuilt(records=rescue.records, backup=rescue.backup)])
+    journal.sync()
+    journal.write_checkpoint()
+    journal.close()
 
 
 def _collect(content_dir: Path, rescue: Rescue) -> dict[str, Found]:

@@ -50,11 +50,11 @@ def repair(root: Path, findings: Sequence[Finding]) -> Path:
     for name in (CATALOG, f"{CATALOG}-wal", f"journal/{CHECKPOINT}"):
         if (root / name).exists():
             shutil.copy2(root / name, backup / Path(name).name)
-    if "catalog" in kinds or "checkpoint" in kinds:
-        archives.rebuild(root)
     for finding in findings:
         if finding.repair == "orphan":
             (root / finding.where).replace(backup / finding.where.replace("/", "_"))
+    if "catalog" in kinds or "checkpoint" in kinds:
+        archives.rebuild(root)
     with Archive(root) as archive:
         archive.commit([Note(Repaired(what=plan(findings), backup=backup.name))])
     return backup

@@ -36,7 +36,9 @@ class Scope:
     def text(self) -> str:
         """The scope in words."""
         words = [f"sample {self.sample:g}%"] if self.sample < 100 else []
-        words += [f"since {self.since_ms}"] if self.since_ms else []
+        words += (
+            [f"since {time.strftime('%Y-%m-%d', time.gmtime(self.since_ms / 1000))}"] if self.since_ms else []
+        )
         words += [f"part {self.part + 1} of {self.parts}"] if self.parts > 1 else []
         return ", ".join(words) or "everything"
 

@@ -428,7 +428,7 @@ QUESTIONS: dict[str, Callable[[Archive], object]] = {
     "get": lambda archive: archive.reader.get(archive.reader.last_id()[:18]),
     "by_flat_name": lambda archive: archive.reader.by_flat_name(1, 20497, b"unit.csv"),
     "by_label": lambda archive: archive.reader.by_label(b"120000_5f1637_unit.csv", 20497, archive.zone, 1),
-    "newest_with_content": lambda archive: archive.reader.newest_with_content("ict", b"x", b"", "a" * 64),
+    "newest_with_content": lambda archive: archive.reader.newest_with_content("ict", b"x", "a" * 64),
     "page": lambda archive: archive.reader.page(1, 20497, Status.PENDING, 0, 10),
     "with_status": lambda archive: archive.reader.with_status(Status.CONVERTING),
     "due": lambda archive: list(archive.reader.due(archive.now_ms())),

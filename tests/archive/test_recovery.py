@@ -265,7 +265,8 @@ def test_sources_that_the_disk_lost_are_quarantined_and_the_others_stay(
         converted(archive, receipts[0].id)
         rows = [entry(archive, receipt.id) for receipt in receipts]
     os.truncate(root / "content" / SOURCES, rows[1].offset + 100)
-    expected_errors.append(f"the segment content/{SOURCES} ends at {rows[1].offset + 100}, the journal says")
+    for end in (rows[1].offset + 100, rows[1].offset):
+        expected_errors.append(f"the segment content/{SOURCES} ends at {end}, the journal says")
     for _ in range(2):
         with Archive(root, clock=clock) as archive:
             found = [entry(archive, receipt.id).status for receipt in receipts]
