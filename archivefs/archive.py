@@ -5,6 +5,7 @@ Writing is a list of operations committed as one group: ``commit`` runs each of 
 called from one thread at a time; ``committer.Committer`` is its face for trio.
 """
 
+import contextlib
 import logging
 import time
 import uuid
@@ -99,17 +100,16 @@ class Archive:
 
     @classmethod
     def open_for_reading(cls, root: Path, *, clock: Callable[[], int] = time.time_ns) -> Self:
-        """Open beside the process that writes, or as the writer where there is none.
+        """Open beside the process that writes, or that will.
 
-        So a stop that nobody cleaned up after is brought in order by the next command, whichever it is.
+        Where there is none now, what a stop left behind is brought in order first; the lock is not kept.
         """
-        try:
-            return cls(root, clock=clock)
-        except LockedError:
-            archive = cls.__new__(cls)
-            archive._prepare(root, clock)
-            archive.reader = Reader.open(root / CATALOG)
-            return archive
+        with contextlib.suppress(LockedError):
+            cls(root, clock=clock).close()
+        archive = cls.__new__(cls)
+        archive._prepare(root, clock)
+        archive.reader = Reader.open(root / CATALOG)
+        return archive
 
     @staticmethod
     def create(root: Path, toml: str = DEFAULT_TOML, *, clock: Callable[[], int] = time.time_ns) -> None:

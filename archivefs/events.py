@@ -103,7 +103,7 @@ class Captured(Event, frozen=True, kw_only=True, tag="captured"):
     """A source was archived: its bytes are at ``location``, its identity and attributes are here.
 
     ``due_ms``: earliest time of its conversion (Unix milliseconds), 0 where none follows by itself.
-    ``supersedes``: the id of an earlier version of the same inbox file that this one replaces.
+    ``supersedes``: the ids of earlier versions of the same inbox file that this one replaces.
     ``xattrs``: the extended attributes ``user.*`` of the file, values in Base64.
     """
 
@@ -124,7 +124,7 @@ class Captured(Event, frozen=True, kw_only=True, tag="captured"):
     status: Status
     reason: str = ""
     due_ms: int = 0
-    supersedes: str = ""
+    supersedes: list[str] = []
     xattrs: dict[str, str] = {}
     location: Location
 

@@ -159,8 +159,8 @@ class Transaction:
         match event:
             case Captured():
                 self._overlay[event.id] = (event.status, 0)
-                if event.supersedes:
-                    self._overlay[event.supersedes] = (Status.SUPERSEDED, self.state(event.supersedes)[1])
+                for earlier in event.supersedes:
+                    self._overlay[earlier] = (Status.SUPERSEDED, self.state(earlier)[1])
             case AttemptStarted():
                 self._overlay[event.id] = (Status.CONVERTING, event.attempt)
             case AttemptFinished():
@@ -214,8 +214,8 @@ class Receipt(NamedTuple):
 class Capture(Operation[Receipt]):
     """Archive a source. ``quarantine`` says why it must not be converted by itself, '' for a normal capture.
 
-    ``supersedes`` is the id that an earlier version of the same inbox file got; it is honoured while that
-    one still waits.
+    ``supersedes`` are the ids that earlier versions of the same inbox file got; each is honoured while it
+    still waits.
     """
 
     converter: str
@@ -226,7 +226,7 @@ class Capture(Operation[Receipt]):
     uid: int = 0
     gid: int = 0
     folder: bytes = b""
-    supersedes: str = ""
+    supersedes: Sequence[str] = ()
     quarantine: str = ""
     xattrs: dict[str, str] = field(default_factory=dict)
     actor: Actor | None = None
@@ -255,7 +255,7 @@ class Capture(Operation[Receipt]):
             quarantine=self.quarantine,
         )  # fmt: skip
         place = txn.append(self.converter, "sources", txn.day(captured_ms), header, content)
-        supersedes = self.supersedes if self.supersedes and txn.waits(self.supersedes) else ""
+        supersedes = [earlier for earlier in self.supersedes if txn.waits(earlier)]
         event = captured_event(txn, header, place, supersedes, self.actor)
         txn.record(event)
         return Receipt(id_, content.sha256, event.status, captured_ms)
@@ -279,7 +279,7 @@ def captured_event(
     txn: Transaction,
     header: RecordHeader,
     place: Location,
-    supersedes: str = "",
+    supersedes: Sequence[str] = (),
     actor: Actor | None = None,
 ) -> Captured:
     """The event for a source record; its status follows from the converter's configuration."""
@@ -295,7 +295,7 @@ def captured_event(
         size=header.size, sha256=header.sha256, mtime_ns=header.mtime_ns, mode=header.mode,
         uid=header.uid, gid=header.gid, xattrs=header.xattrs, captured_ms=header.captured_ms,
         status=status, reason=reason,
-        due_ms=due_ms, supersedes=supersedes, location=place, actor=actor,
+        due_ms=due_ms, supersedes=list(supersedes), location=place, actor=actor,
     )  # fmt: skip
 
 

@@ -226,9 +226,9 @@ class Catalog:
         n = self.db.last_insert_rowid()
         self._count(converter_id, day, event.status, 1, event.size, place.length)
         changes = [Change(n, event.id, converter_id, day, None, event.status)]
-        if event.supersedes:
-            self.db.execute("UPDATE entries SET superseded_by = ? WHERE id = ?", (event.id, event.supersedes))
-            changes += self._move(event.supersedes, Status.SUPERSEDED, 0, event.seq)
+        for earlier in event.supersedes:
+            self.db.execute("UPDATE entries SET superseded_by = ? WHERE id = ?", (event.id, earlier))
+            changes += self._move(earlier, Status.SUPERSEDED, 0, event.seq)
         return changes
 
     def _twin(self, event: Captured, name: bytes, converter_id: int, day: int) -> int:

@@ -36,7 +36,9 @@ def capture(root: Path, converter: str, files: tuple[Path, ...], as_json: bool) 
     config.converter(converter)
     for file in files:
         if names.matches(os.fsencode(file.name), config.junk):
-            raise InvalidNameError(f'"{file.name}" is a junk name (archive.toml, key junk): rename it first')
+            raise InvalidNameError(
+                f'"{_shown(Path(file.name))}" is a junk name (archive.toml, key junk): rename it first'
+            )
     mountpoint = mounts.mountpoint_of(root)
     for file in files:
         if mountpoint is None:
@@ -44,9 +46,13 @@ def capture(root: Path, converter: str, files: tuple[Path, ...], as_json: bool) 
         else:
             id_ = _capture_through(root, mountpoint, converter, file)
         if as_json:
-            print_json({"id": id_, "file": str(file)})
+            print_json({"id": id_, "file": _shown(file)})
         else:
-            click.echo(f"{id_}  {file}")
+            click.echo(f"{id_}  {_shown(file)}")
+
+
+def _shown(file: Path) -> str:
+    return names.text(os.fsencode(file))
 
 
 def _capture_directly(root: Path, converter: str, file: Path) -> str:
@@ -68,8 +74,9 @@ def _capture_directly(root: Path, converter: str, file: Path) -> str:
 def _capture_through(root: Path, mountpoint: Path, converter: str, file: Path) -> str:
     """Save under a name that is not captured, then rename: one capture, with the right mtime."""
     inbox, digest = mountpoint / "inbox" / converter, hashlib.sha256()
-    fd, temporary = tempfile.mkstemp(prefix=".capture-", suffix=".part", dir=inbox)
+    temporary = ""
     try:
+        fd, temporary = tempfile.mkstemp(prefix=".capture-", suffix=".part", dir=inbox)
         with os.fdopen(fd, "wb") as out, file.open("rb") as source:
             while piece := source.read(1 << 20):
                 digest.update(piece)
@@ -78,9 +85,12 @@ def _capture_through(root: Path, mountpoint: Path, converter: str, file: Path) -
         target = inbox / file.name
         Path(temporary).rename(target)
     except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
         reason = error.strerror or str(error)
-        raise CaptureFailedError(f"{file} could not be captured: {reason}", error.errno or 5) from None
+        raise CaptureFailedError(
+            f"{_shown(file)} could not be captured: {reason}", error.errno or 5
+        ) from None
     try:
         return os.getxattr(target, "user.archivefs.id").decode()
     except OSError:  # converted and gone from the inbox already
@@ -117,8 +127,8 @@ def restore(root: Path, ids: tuple[str, ...], dest: Path, as_json: bool) -> None
                     click.echo(f"archivefs: {error}", err=True)
                 continue
             if as_json:
-                print_json({"id": entry.id, "file": os.fsdecode(target), "sha256": entry.sha256})
+                print_json({"id": entry.id, "file": names.text(target), "sha256": entry.sha256})
             else:
-                click.echo(f"{entry.id}  {os.fsdecode(target)}")
+                click.echo(f"{entry.id}  {names.text(target)}")
     if failed is not None:
         raise click.exceptions.Exit(failed.exit_code)

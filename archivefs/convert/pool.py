@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,26 +77,40 @@ class Job:
         return json.dumps(message).encode() + b"\n"
 
     def read_log(self) -> bytes:
-        """The end of the log, at most ``LOG_BYTES``."""
-        try:
-            with self.log.open("rb") as file:
-                file.seek(max(file.seek(0, os.SEEK_END) - LOG_BYTES, 0))
-                return file.read()
-        except FileNotFoundError:
+        """The end of the log, at most ``LOG_BYTES``; nothing where it is no file any more."""
+        fd = _open_regular(self.log)
+        if fd is None:
             return b""
+        with os.fdopen(fd, "rb") as file:
+            file.seek(max(os.fstat(fd).st_size - LOG_BYTES, 0))
+            return file.read(LOG_BYTES)
 
     def read_reports(self, names: list[str]) -> list[tuple[str, bytes]]:
         """The reports that the worker named. Raises ``WorkerError`` for what is none, or too large."""
         reports, total = [], 0
         for name in names:
             path = self.out / Path(name).name
-            if path.is_symlink() or not path.is_file():
+            fd = _open_regular(path)
+            if fd is None:
                 raise WorkerError(f"the worker named a report that is not there: {name!r}")
-            total += path.stat().st_size
-            if total > REPORT_BYTES:
-                raise WorkerError(f"the reports are larger than {REPORT_BYTES >> 20} MiB together")
-            reports.append((path.name, path.read_bytes()))
+            with os.fdopen(fd, "rb") as file:
+                total += os.fstat(fd).st_size
+                if total > REPORT_BYTES:
+                    raise WorkerError(f"the reports are larger than {REPORT_BYTES >> 20} MiB together")
+                reports.append((path.name, file.read(REPORT_BYTES)))
         return reports
+
+
+def _open_regular(path: Path) -> int | None:
+    """A descriptor for reading; None for what is missing, a link, a pipe or anything else than a file."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    return None
 
 
 @dataclass

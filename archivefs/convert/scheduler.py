@@ -109,9 +109,13 @@ class Scheduler:
         """Ask the catalog what is due; the most urgent comes last."""
         self._looked = time.monotonic()
         due = self._archive.reader.due(self._archive.now_ms())
-        waiting = (entry for entry in due if entry.n not in self._running and entry.id not in self._held)
+        waiting = (entry for entry in due if self._may_start(entry))
         self._ready = list(itertools.islice(waiting, LOOK_AHEAD))
         self._ready.sort(key=lambda entry: (-self._config(entry).priority, -entry.due_ms, -entry.n))
+
+    def _may_start(self, entry: Entry) -> bool:
+        """Not while it runs or is being written again; nor while archive.toml does not say with what."""
+        return entry.n not in self._running and entry.id not in self._held and bool(self._config(entry).run)
 
     def _seconds_to_next(self) -> float:
         now = self._archive.now_ms()

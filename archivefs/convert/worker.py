@@ -84,8 +84,10 @@ def _command(command: Sequence[str], root: Path) -> Converter:
         print(said, end="", flush=True)  # noqa: T201  into the attempt's log
         if done.returncode == EX_TEMPFAIL:
             return Result.suspended(said.strip().rpartition("\n")[2] or f"{program} asked to be run later")
+        if done.returncode < 0:
+            return Result.failed(f"{program} was ended by {_signal(done.returncode)}\n{said}".strip())
         if done.returncode != 0:
-            return Result.failed(said.strip() or f"{program} ended with {_ending(done.returncode)}")
+            return Result.failed(said.strip() or f"{program} ended with exit status {done.returncode}")
         try:
             return _as_result(json.loads(done.stdout))
         except ValueError as error:
@@ -94,8 +96,11 @@ def _command(command: Sequence[str], root: Path) -> Converter:
     return convert
 
 
-def _ending(code: int) -> str:
-    return f"exit status {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
+def _signal(code: int) -> str:
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
 
 
 def _as_result(value: object) -> Result:
@@ -220,7 +225,8 @@ def main() -> NoReturn:
                 answer = {"outcome": "failed", "error": f"the converter does not load: {_explain(error)}"}
             else:
                 answer = run_job(converter, job)
-        answers.write(json.dumps(answer | {"version": version}).encode() + b"\n")
+        line = json.dumps(answer | {"version": version}, ensure_ascii=False)
+        answers.write(line.encode("utf-8", "replace") + b"\n")
 
 
 if __name__ == "__main__":

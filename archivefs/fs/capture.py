@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 INLINE_BYTES = 256 << 10
 """Content up to this is handed to the committing thread as it is: one hop instead of two."""
+REMEMBERED = 1000
+"""Files that editors set aside, by name; more than these are not saved at the same time."""
 PAGE_BYTES = 4096
 """What a file system writes at once: a power cut leaves a page as it was, as it is, or zero."""
 RETRY_SECONDS = 5.0
@@ -53,6 +55,7 @@ class Capturer:
         self._kernel = kernel
         self._spool_dir = archive.root / "staging"
         self._by_entry: dict[str, InboxFile] = {}
+        self._aside: dict[bytes, str] = {}
         self._timers: list[tuple[float, int, InboxFile]] = []
         self._order = itertools.count()
         self._wake = trio.Event()
@@ -145,7 +148,7 @@ class Capturer:
                 folder=file.folder if folder is None else folder,
                 content=content, mtime_ns=facts.st_mtime_ns,
                 mode=(facts.st_mode if file.mode is None else file.mode) & 0o7777,
-                uid=facts.st_uid, gid=facts.st_gid, supersedes=self._superseded_id(file),
+                uid=facts.st_uid, gid=facts.st_gid, supersedes=self._superseded(file),
                 quarantine=quarantine, xattrs=_user_xattrs(fd), actor=file.actor,
             )  # fmt: skip
             receipt = await self._committer.submit(operation)
@@ -157,19 +160,23 @@ class Capturer:
             done.set()
         self._captured(file, receipt)
 
-    def _superseded_id(self, file: InboxFile) -> str:
-        """The id of the last version, where this one replaces it: it still waits, or it was just saved."""
-        last = file.entry_id or file.replaces
-        entry = self._archive.reader.by_id(last) if last else None
-        if entry is None or entry.status in WAITING:
-            return last
+    def _superseded(self, file: InboxFile) -> list[str]:
+        """The ids that this version replaces: those that still wait, or were saved just now."""
+        earlier = [*file.replaces, *([file.entry_id] if file.entry_id else [])]
         settle_ms = self._archive.converter_config(file.converter).settle_seconds * 1000
-        return last if self._archive.now_ms() - entry.captured_ms < settle_ms else ""
+        found = []
+        for id_ in earlier:
+            entry = self._archive.reader.by_id(id_)
+            recent = entry is not None and self._archive.now_ms() - entry.captured_ms < settle_ms
+            if entry is None or recent or entry.status in WAITING:
+                found.append(id_)
+        return found
 
     def _captured(self, file: InboxFile, receipt: Receipt) -> None:
         self.unhold(file)
         self._by_entry.pop(file.entry_id, None)
         file.leave_at = None
+        file.replaces = []
         self.watch(file, receipt.id, receipt.status)
 
     def watch(self, file: InboxFile, id_: str, status: Status) -> None:
@@ -192,14 +199,15 @@ class Capturer:
         if isinstance(item, InboxFile):
             while item.capturing is not None:
                 await item.capturing.wait()
-            target = InboxFile(0, parent, name, self._inbox)
             if item.write_error:
                 raise OSError(item.write_error, os.strerror(item.write_error))
-            if not target.is_junk and (item.writers == 0 or not item.dirty):
-                there = self._inbox.find(parent, name)
-                if not item.entry_id and isinstance(there, InboxFile):
-                    item.replaces = there.entry_id
-                await self.capture_path(item, name, target.folder)
+            target = InboxFile(0, parent, name, self._inbox)
+            if target.is_junk:
+                self._set_aside(item)
+            else:
+                item.replaces += self._replaced_by(target, self._inbox.find(parent, name))
+                if item.writers == 0 or not item.dirty:
+                    await self.capture_path(item, name, target.folder)
         replaced = self._inbox.rename(item, parent, name)
         if replaced is not None:
             self.unhold(replaced)
@@ -207,6 +215,23 @@ class Capturer:
             for file in self._inbox.below(item):
                 if file.writers == 0 and self._is_due(file):
                     await self.capture_path(file)
+
+    def _set_aside(self, item: InboxFile) -> None:
+        """An editor keeps the old version as a backup: what it saves under the old name replaces that."""
+        if item.entry_id and not item.is_junk:
+            if len(self._aside) >= REMEMBERED:
+                self._aside.clear()
+            self._aside[b"/".join(item.parts)] = item.entry_id
+
+    def _replaced_by(self, target: InboxFile, there: InboxItem | None) -> list[str]:
+        """The entries of the file that stands under a name, and of one that stood there before."""
+        aside = self._aside.pop(b"/".join(target.parts), "")
+        standing = there.entry_id if isinstance(there, InboxFile) else ""
+        return [id_ for id_ in (aside, standing) if id_]
+
+    def created(self, file: InboxFile) -> None:
+        """A program made a file, perhaps in place of one that was set aside."""
+        file.replaces += self._replaced_by(file, None)
 
     def unlink(self, parent: InboxDir, name: bytes) -> None:
         """A program removed a file; the conversion of what was archived of it goes on."""
@@ -223,6 +248,7 @@ class Capturer:
 
     async def truncate(self, file: InboxFile, size: int, handle: InboxHandle | None) -> None:
         """Set the size; without an open file this is a change and a close at once."""
+        self._inbox.require_space()
         await self.before_write(file)
         os.truncate(handle.fd if handle else self._inbox.path(file), size)
         if size == 0:

@@ -84,7 +84,7 @@ class InboxFile(InboxItem):
     of its last captured version, ``held`` whether its conversion is put off by new writes, ``leave_at``
     the trio time from which it may leave the inbox (None: not yet). ``write_error`` is the errno of a write
     that failed: what the file holds since then is not what its program meant, so it is not captured.
-    ``replaces`` is the entry of the file over which it was renamed.
+    ``replaces`` are entries of files whose name it took.
     """
 
     parent: "InboxDir"
@@ -97,7 +97,7 @@ class InboxFile(InboxItem):
         self.handles: list[InboxHandle] = []
         self.capturing: trio.Event | None = None
         self.entry_id = ""
-        self.replaces = ""
+        self.replaces: list[str] = []
         self.captured_ms = 0
         self.held = False
         self.leave_at: float | None = None

@@ -131,8 +131,8 @@ def mounted() -> list[Mount]:
 
 
 def _plain(field: str) -> str:
-    """mountinfo writes blank, tab, newline and backslash as octal escapes."""
-    for code in ("040", "011", "012", "134"):
+    """mountinfo writes blank, tab, newline, hash and backslash as octal escapes."""
+    for code in ("040", "011", "012", "043", "134"):
         field = field.replace("\\" + code, chr(int(code, 8)))
     return field
 

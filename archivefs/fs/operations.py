@@ -286,18 +286,23 @@ class Operations(pyfuse3.Operations):
             return await self._open_inbox(known, flags, ctx), self._found(known)
         handle = self._inbox.create(parent, name, mode, ctx)
         handle.file.actor = actor_of(ctx.uid, ctx.pid)
+        self._capturer.created(handle.file)
         return self._open_file(handle), self._found(handle.file)
 
     @_boundary
     async def mknod(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: RequestContext
     ) -> EntryAttributes:
-        """A new, empty inbox file; no other sort of node."""
+        """A new, empty inbox file, captured at once; no other sort of node."""
         if not stat.S_ISREG(mode):
             raise FUSEError(errno.EPERM)
         parent = self._writable_dir(parent_inode)
         handle = self._inbox.create(parent, name, mode, ctx)
-        handle.close()
+        handle.file.actor = actor_of(ctx.uid, ctx.pid)
+        try:
+            await self._capturer.flush(handle)
+        finally:
+            handle.close()
         return self._found(handle.file)
 
     @_boundary

@@ -113,9 +113,12 @@ class Levels:
 
     def name(self, place: Place) -> str:
         """The name of a level in its parent."""
+        return self._namers[VIEWS[place.view].levels[place.depth - 1]](self.value(place))
+
+    def value(self, place: Place) -> int:
+        """What the last level fixed, as a number; levels are listed in its order."""
         key = VIEWS[place.view].levels[place.depth - 1]
-        value = {"converter": place.converter_id, "status": place.status}.get(key, place.day)
-        return self._namers[key](value)
+        return {"converter": place.converter_id, "status": place.status}.get(key, place.day)
 
     def children(self, place: Place) -> list[Place]:
         """The levels below that have entries, in order."""
@@ -190,9 +193,10 @@ class LevelDir(Directory):
         return nodes.source(entry) if self._view.flat else EntryDir(nodes, entry, self._place.view)
 
     def entries(self, after: int) -> Iterator[tuple[int, bytes, Node]]:
-        """Levels all at once; entries page by page in the order of capture, their number as cookie."""
+        """Levels in the order of their values, entries page by page in that of capture: those are cookies."""
         if not self._is_leaf:
-            for cookie, place in enumerate(self._levels.children(self._place), 1):
+            for place in self._levels.children(self._place):
+                cookie = self._levels.value(place) + 1
                 if cookie > after:
                     name = self._levels.name(place).encode()
                     yield cookie, name, LevelDir(self._levels, place, self._changed_ns)

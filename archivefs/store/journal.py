@@ -213,7 +213,9 @@ class Journal:
 
     def write_checkpoint(self) -> None:
         """Note count and newest hash of what is durable beside the chain. Raises ``OSError``."""
-        head = self._synced
+        head, noted = self._synced, self._noted()
+        if (noted.seq, noted.sha256) == head:
+            return
         note = _Note(head.seq, head.sha256, utc_text(self._clock()))
         with replacing(self._directory / CHECKPOINT) as out:
             out.write(msgspec.json.encode(note) + b"\n")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from archivefs.archive import CATALOG, Archive
 from archivefs.catalog.reader import Record
+from archivefs.store import lock
 from archivefs.store.journal import Journal
 from archivefs.verify import contents, journal
 from archivefs.verify.findings import Finding, Report, Severity
@@ -50,7 +51,7 @@ def verify(archive: Archive, scope: Scope, progress: Progress = lambda done, tot
     """
     report, start = Report(scope.text), time.monotonic()
     ends = archive.reader.segment_ends()
-    mounted = not archive.writable
+    mounted = lock.is_held(archive.root)
     if not scope.contents_only:
         _check_frame(archive, report, ends.keys(), mounted=mounted)
     total = int(archive.reader.content_bytes() / scope.parts * scope.sample / 100)

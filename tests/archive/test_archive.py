@@ -302,7 +302,7 @@ def test_large_sources_come_from_files(archive: Archive, tmp_path: Path) -> None
 
 def test_a_later_version_supersedes_the_one_that_waits(archive: Archive) -> None:
     first = captured(archive, b"1", converter="ict")
-    (second,) = commit(archive, capture(b"2", converter="ict", supersedes=first.id))
+    (second,) = commit(archive, capture(b"2", converter="ict", supersedes=[first.id]))
     row = entry(archive, first.id)
     assert (row.status, row.superseded_by, row.due_ms) == (Status.SUPERSEDED, second.id, 0)
     assert commit(archive, BeginAttempt(first.id, "capture")) == [None]
@@ -312,7 +312,7 @@ def test_a_later_version_supersedes_the_one_that_waits(archive: Archive) -> None
 def test_a_later_version_in_the_same_group_supersedes_too(archive: Archive) -> None:
     first = captured(archive, b"1", converter="ict")
     second, attempt = commit(
-        archive, capture(b"2", converter="ict", supersedes=first.id), BeginAttempt(first.id, "capture")
+        archive, capture(b"2", converter="ict", supersedes=[first.id]), BeginAttempt(first.id, "capture")
     )
     assert (entry(archive, first.id).superseded_by, attempt) in ((second.id, None), ("", 1))
 
@@ -321,14 +321,14 @@ def test_a_later_version_in_the_same_group_supersedes_too(archive: Archive) -> N
 def test_a_version_that_was_converted_is_not_superseded(archive: Archive, outcome: Outcome) -> None:
     first = captured(archive, b"1", converter="ict")
     commit(archive, BeginAttempt(first.id, "capture"), finish(first.id, outcome=outcome))
-    (second,) = commit(archive, capture(b"2", converter="ict", supersedes=first.id))
+    (second,) = commit(archive, capture(b"2", converter="ict", supersedes=[first.id]))
     assert entry(archive, first.id).status == Status(outcome)
     assert entry(archive, first.id).superseded_by == ""
     assert entry(archive, second.id).status is Status.PENDING
 
 
 def test_an_unknown_earlier_version_is_no_obstacle(archive: Archive) -> None:
-    (receipt,) = commit(archive, capture(b"2", supersedes="20200101T000000000-abcdef"))
+    (receipt,) = commit(archive, capture(b"2", supersedes=["20200101T000000000-abcdef"]))
     assert source(archive, receipt.id) == b"2"
 
 
@@ -670,11 +670,12 @@ def test_a_reader_beside_the_writer_sees_each_commit(archive: Archive, root: Pat
     assert len(every_entry(archive)) == 2
 
 
-def test_who_reads_alone_may_write(root: Path, clock: Clock) -> None:
+def test_who_reads_keeps_nobody_from_writing(root: Path, clock: Clock) -> None:
     make(root, clock).close()
-    with Archive.open_for_reading(root, clock=clock) as archive:
-        assert archive.writable
-        captured(archive, b"1")
+    with Archive.open_for_reading(root, clock=clock) as reading, Archive(root, clock=clock) as writing:
+        receipt = captured(writing, b"1")
+        assert not reading.writable
+        assert entry(reading, receipt.id).size == 1
 
 
 def test_finished_days_are_sealed(root: Path, clock: Clock) -> None:

@@ -91,7 +91,7 @@ class Mix:
             self.chance.choice(["ict", "log", "files"]),
             mtime_ns=self.chance.randrange(-(10**18), 10**18),
             folder=self.chance.choice(FOLDERS),
-            supersedes=self.chance.choice(ids[-5:]) if ids and self.chance.random() < 0.3 else "",
+            supersedes=[self.chance.choice(ids[-5:])] if ids and self.chance.random() < 0.3 else [],
             xattrs={"user.\u00f8": "AP8="} if self.chance.random() < 0.2 else {},
             quarantine="by chance" if self.chance.random() < 0.1 else "",
         )

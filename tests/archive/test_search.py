@@ -60,7 +60,8 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Archive]:
             )
             earlier = chance.choice(["", archive.reader.last_id()])
             (receipt,) = commit(
-                archive, capture(content, chance.choice(NAMES), converter, supersedes=earlier)
+                archive,
+                capture(content, chance.choice(NAMES), converter, supersedes=[earlier] if earlier else []),
             )
             attempts(archive, receipt.id, converter, chance)
         yield archive

@@ -36,7 +36,7 @@ EXAMPLES = [
     Captured(
         id=ID, converter="ict", day="2026-02-13", name="a\ufffd.csv", name_hex="61ff2e637376", folder="x y",
         size=5, sha256="a1b2c3" + "0" * 58, mtime_ns=-1, mode=0o644, uid=1000, gid=1000, captured_ms=1,
-        status=Status.PENDING, due_ms=2, supersedes=ID, xattrs={"user.a": "AA=="},
+        status=Status.PENDING, due_ms=2, supersedes=[ID], xattrs={"user.a": "AA=="},
         location=PLACE, actor=Actor(uid=1000, program="cp"),
     ),
     Touched(id=ID, mtime_ns=2**62, mode=0o600, uid=0, gid=0),
