@@ -7,6 +7,7 @@ called from one thread at a time; ``committer.Committer`` is its face for trio.
 
 import contextlib
 import logging
+import os
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -28,6 +29,7 @@ from archivefs.errors import (
     ContentDamagedError,
     JournalDamagedError,
     LockedError,
+    NoSpaceError,
     NotAnArchiveError,
     ReadOnlyError,
 )
@@ -164,6 +166,13 @@ class Archive:
     def now_ms(self) -> int:
         """The archive's clock in Unix milliseconds."""
         return self._clock() // 10**6
+
+    def require_space(self) -> None:
+        """Raise ``NoSpaceError`` while the disk has less free than the reserve."""
+        disk = os.statvfs(self.root)
+        if disk.f_bavail * disk.f_frsize < self.config.reserve_bytes:
+            reserve = self.config.reserve_bytes >> 20
+            raise NoSpaceError(f"the disk of {self.root} has less free than the reserve of {reserve} MiB")
 
     def note_mountpoint(self, mountpoint: str) -> None:
         """Say in the lock file where the archive is mounted; '' when it no longer is."""

@@ -57,6 +57,7 @@ def _shown(file: Path) -> str:
 
 def _capture_directly(root: Path, converter: str, file: Path) -> str:
     with Archive(root) as archive, file.open("rb") as source:
+        archive.require_space()
         facts = os.fstat(source.fileno())
         level = archive.converter_config(converter).compression_level
         with encode_file(source.fileno(), level, root / "staging") as content:

@@ -77,7 +77,7 @@ class Capturer:
         """Bytes into staging. A failure is remembered: closing the file then fails, too."""
         file = handle.file
         try:
-            self._inbox.require_space()
+            self._archive.require_space()
             await self.before_write(file)
             return await handle.write(offset, data)
         except (ArchiveError, OSError) as error:
@@ -248,7 +248,7 @@ class Capturer:
 
     async def truncate(self, file: InboxFile, size: int, handle: InboxHandle | None) -> None:
         """Set the size; without an open file this is a change and a close at once."""
-        self._inbox.require_space()
+        self._archive.require_space()
         await self.before_write(file)
         os.truncate(handle.fd if handle else self._inbox.path(file), size)
         if size == 0:

@@ -17,7 +17,7 @@ import trio
 
 from archivefs import names
 from archivefs.archive import Archive
-from archivefs.errors import ArchiveError, NoSpaceError, UnknownConverterError
+from archivefs.errors import ArchiveError, UnknownConverterError
 from archivefs.events import Actor
 from archivefs.fs import inodes
 from archivefs.fs.node import Attributes, Directory, Handle, Node
@@ -321,15 +321,6 @@ class Inbox:
 
     # -- changing --------------------------------------------------------------------------------------
 
-    def require_space(self) -> None:
-        """Raise ``NoSpaceError`` while the disk has less free than the reserve."""
-        disk = os.statvfs(self.archive.root)
-        if disk.f_bavail * disk.f_frsize < self.archive.config.reserve_bytes:
-            raise NoSpaceError(
-                f"the disk of {self.archive.root} has less free than the reserve of "
-                f"{self.archive.config.reserve_bytes >> 20} MiB"
-            )
-
     def _require_converter(self, parent: InboxDir, name: bytes) -> None:
         if parent is self.root:
             known = ", ".join(sorted(self.archive.config.converters)) or "none"
@@ -341,7 +332,7 @@ class Inbox:
     def create(self, parent: InboxDir, name: bytes, mode: int, who: Caller) -> InboxHandle:
         """Make a file and open it for writing; it is dirty from the start, even when empty."""
         self._require_converter(parent, name)
-        self.require_space()
+        self.archive.require_space()
         path = self.path(parent) + b"/" + name
         kept = mode & 0o7777 if self._chown else mode & 0o777 | 0o600
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -358,7 +349,7 @@ class Inbox:
         """Open a file as the flags say; the kernel has checked who may."""
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         if writable:
-            self.require_space()
+            self.archive.require_space()
         access = os.O_RDWR if writable else os.O_RDONLY
         fd = os.open(self.path(file), access | os.O_NOFOLLOW | os.O_CLOEXEC)
         return InboxHandle(file, fd, who.pid, writable=writable)
@@ -366,7 +357,7 @@ class Inbox:
     def mkdir(self, parent: InboxDir, name: bytes, mode: int, who: Caller) -> InboxDir:
         """Make a folder inside a converter's."""
         self._require_converter(parent, name)
-        self.require_space()
+        self.archive.require_space()
         path = self.path(parent) + b"/" + name
         os.mkdir(path, mode & 0o7777 | 0o700)  # noqa: PTH102  bytes
         self._own(path, who)
