@@ -108,6 +108,11 @@ class Archive:
         """
         with contextlib.suppress(LockedError):
             cls(root, clock=clock).close()
+        return cls.open_as_it_is(root, clock=clock)
+
+    @classmethod
+    def open_as_it_is(cls, root: Path, *, clock: Callable[[], int] = time.time_ns) -> Self:
+        """Open for reading and change nothing, whatever state it is in. Raises ``CatalogError``."""
         archive = cls.__new__(cls)
         archive._prepare(root, clock)
         archive.reader = Reader.open(root / CATALOG)

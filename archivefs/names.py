@@ -26,6 +26,11 @@ def text(name: bytes) -> str:
     return name.decode("utf-8", "replace")
 
 
+def safe(text: str) -> str:
+    """Without characters that would move the cursor of a terminal."""
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
+
+
 def hex_if_needed(name: bytes) -> str:
     """The exact bytes in hexadecimal where ``text`` loses something, else the empty string."""
     return "" if text(name).encode() == name else name.hex()

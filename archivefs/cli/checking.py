@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 from rich.text import Text
 
-from archivefs import describe
+from archivefs import config, describe, names
 from archivefs import quarantine as quarantines
 from archivefs.archive import Archive
 from archivefs.cli.common import console, json_option, print_json, size_text, with_archive
@@ -17,8 +17,7 @@ from archivefs.events import Actor, Status
 from archivefs.operations import Adopt, Drop
 from archivefs.verify import repair as repairs
 from archivefs.verify.findings import EXIT_CODES, Report
-from archivefs.verify.verify import Scope
-from archivefs.verify.verify import verify as run_verify
+from archivefs.verify.verify import Scope, verify_folder
 
 _COLOURS = {"notice": "dim", "warning": "yellow", "error": "red", "critical": "bold red"}
 
@@ -67,20 +66,20 @@ def verify(root: Path, sample: float, since: datetime | None, repair: bool, as_j
 
 
 def _verify(root: Path, sample: float, since: datetime | None, *, quiet: bool) -> Report:
-    with Archive.open_for_reading(root) as archive:
-        since_ms = 0
-        if since is not None:
-            start = datetime.combine(date(since.year, since.month, since.day), time(), archive.zone)
-            since_ms = int(start.timestamp() * 1000)
-        scope = Scope(sample=sample, since_ms=since_ms)
-        terminal = Console(stderr=True)
-        columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-        disable = quiet or not terminal.is_terminal
-        with Progress(*columns, console=terminal, transient=True, disable=disable) as bar:
-            task = bar.add_task("verify", total=None)
-            return run_verify(
-                archive, scope, lambda done, total: bar.update(task, completed=done, total=total)
-            )
+    since_ms = 0
+    if since is not None:
+        start = datetime.combine(date(since.year, since.month, since.day), time(), config.load(root).zone)
+        since_ms = int(start.timestamp() * 1000)
+    terminal = Console(stderr=True)
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    disable = quiet or not terminal.is_terminal
+    with Progress(*columns, console=terminal, transient=True, disable=disable) as bar:
+        task = bar.add_task("verify", total=None)
+
+        def progress(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        return verify_folder(root, Scope(sample=sample, since_ms=since_ms), progress)
 
 
 def _facts(report: Report) -> dict[str, object]:
@@ -146,7 +145,8 @@ def list_(root: Path, as_json: bool) -> None:
 @quarantine.command()
 @click.argument("ids", nargs=-1, required=True, metavar="ID...")
 @with_archive
-def adopt(root: Path, ids: tuple[str, ...]) -> None:
+@json_option
+def adopt(root: Path, ids: tuple[str, ...], as_json: bool) -> None:
     """Treat quarantined entries as if they had just been captured: they are converted."""
     me = Actor(uid=os.getuid(), program="archivefs quarantine adopt")
     with Archive(root) as archive:
@@ -155,23 +155,34 @@ def adopt(root: Path, ids: tuple[str, ...]) -> None:
             (outcome,), _ = archive.commit([Adopt(entry.id, me)])
             if isinstance(outcome, Exception):
                 raise outcome
-            click.echo(f"{entry.id}  {outcome}")
+            _decided(entry.id, str(outcome), as_json=as_json)
 
 
 @quarantine.command()
 @click.argument("things", nargs=-1, required=True, metavar="ID|FILE...")
 @with_archive
-def drop(root: Path, things: tuple[str, ...]) -> None:
+@json_option
+def drop(root: Path, things: tuple[str, ...], as_json: bool) -> None:
     """Reject quarantined entries (their bytes stay), or remove files kept aside under quarantine/."""
     me = Actor(uid=os.getuid(), program="archivefs quarantine drop")
     with Archive(root) as archive:
         for thing in things:
             if quarantines.is_kept(root, thing):
                 quarantines.drop(archive, thing, me)
-                click.echo(f"removed quarantine/{thing}")
+                if as_json:
+                    print_json({"removed": thing})
+                else:
+                    click.echo(f"removed quarantine/{names.safe(thing)}")
                 continue
             entry = archive.reader.get(thing)
             (outcome,), _ = archive.commit([Drop(entry.id, me)])
             if isinstance(outcome, Exception):
                 raise outcome
-            click.echo(f"{entry.id}  rejected")
+            _decided(entry.id, "rejected", as_json=as_json)
+
+
+def _decided(id_: str, status: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"id": id_, "status": status})
+    else:
+        click.echo(f"{id_}  {status}")

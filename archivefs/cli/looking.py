@@ -91,16 +91,11 @@ def _print_entries(archive: Archive, rows: Iterator[Entry], limit: int) -> None:
         colour = _COLOURS.get(row.status, "")
         converter = archive.reader.converter_name(row.converter_id)
         table.add_row(
-            row.id, converter, Text(row.status, style=colour), size_text(row.size), Text(_safe(shown))
+            row.id, converter, Text(row.status, style=colour), size_text(row.size), Text(names.safe(shown))
         )
     console().print(table)
     if more:
         click.echo(f"the newest {limit}; say limit=N for more, or narrow the query", err=True)
-
-
-def _safe(text: str) -> str:
-    """Without characters that would move the cursor of a terminal."""
-    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
 
 
 @click.command()
@@ -117,7 +112,7 @@ def show(root: Path, id_: str, as_json: bool) -> None:
     out = console()
     attempts = facts.pop("attempts", [])
     for key, value in facts.items():
-        out.print(Text(f"{key:<14} ", style="bold").append(_safe(str(value)), style="not bold"))
+        out.print(Text(f"{key:<14} ", style="bold").append(names.safe(str(value)), style="not bold"))
     for attempt in attempts:
         _print_attempt(out, attempt)
 
@@ -175,7 +170,7 @@ def _event_text(event: AnyEvent) -> str:
     }
     words = [f"{key}={_short(value)}" for key, value in facts.items() if key not in dull]
     by = f" by uid {who['uid']}" + (f" ({who['program']})" if who.get("program") else "") if who else ""
-    return _safe(f"{kind}: {' '.join(words)}{by}")
+    return names.safe(f"{kind}: {' '.join(words)}{by}")
 
 
 def _short(value: object) -> str:

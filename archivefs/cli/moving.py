@@ -48,7 +48,7 @@ def capture(root: Path, converter: str, files: tuple[Path, ...], as_json: bool) 
         if as_json:
             print_json({"id": id_, "file": _shown(file)})
         else:
-            click.echo(f"{id_}  {_shown(file)}")
+            click.echo(f"{id_}  {names.safe(_shown(file))}")
 
 
 def _shown(file: Path) -> str:
@@ -130,6 +130,6 @@ def restore(root: Path, ids: tuple[str, ...], dest: Path, as_json: bool) -> None
             if as_json:
                 print_json({"id": entry.id, "file": names.text(target), "sha256": entry.sha256})
             else:
-                click.echo(f"{entry.id}  {names.text(target)}")
+                click.echo(f"{entry.id}  {names.safe(names.text(target))}")
     if failed is not None:
         raise click.exceptions.Exit(failed.exit_code)

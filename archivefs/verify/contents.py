@@ -8,11 +8,12 @@ import hashlib
 import os
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from archivefs.archive import Archive
 from archivefs.catalog.reader import Record
 from archivefs.errors import ContentDamagedError
 from archivefs.store import frames
@@ -55,14 +56,17 @@ def _give_way() -> None:
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
-def check_names(content_dir: Path, known: Set[str]) -> list[Finding]:
-    """Segments that are missing, and files that the catalog does not know."""
+def check_names(archive: Archive) -> list[Finding]:
+    """Segments that are missing, and files that the catalog does not know; also while there come new ones."""
+    content_dir = archive.root / "content"
+    before = archive.reader.segment_ends().keys()
     found = set(segment_names(content_dir))
+    known = archive.reader.segment_ends().keys()
     missing = [
         Finding(
             Severity.CRITICAL, "segment-missing", f"content/{name}", "the file is missing", RESTORE,
         )
-        for name in sorted(known - found)
+        for name in sorted(before - found)
     ]  # fmt: skip
     extra = [
         Finding(

@@ -16,26 +16,36 @@ from archivefs.verify.findings import Finding, Severity
 APPLY_BATCH = 2000
 
 
-def check_chain(journal: Journal) -> list[Finding]:
-    """The count and hash that were noted outside the chain."""
+RESCUE = "restore the journal from a backup, or archivefs rebuild --from-segments"
+
+
+def check(root: Path, catalog: Path) -> tuple[int, list[Finding]]:
+    """All checks of the journal; the number of its events, and what was found. May run while it grows."""
     try:
-        journal.check_checkpoint()
+        chain = _open_settled(root / "journal")
     except JournalDamagedError as error:
-        return [
-            Finding(
-                Severity.CRITICAL, "journal-cut", "journal/checkpoint.json", str(error),
-                "restore the journal from a backup, or archivefs rebuild --from-segments",
-            )
-        ]  # fmt: skip
-    if journal.head.seq and not journal.has_checkpoint():
-        return [
+        return 0, [Finding(Severity.CRITICAL, "journal-cut", "journal", str(error), RESCUE)]
+    count, found = check_rows(chain, catalog, root / "staging")
+    if not chain.has_checkpoint():
+        found.append(
             Finding(
                 Severity.WARNING, "checkpoint-missing", "journal/checkpoint.json",
                 "the count of the journal is not noted outside it, so a cut-off tail would not be seen",
                 "archivefs verify --repair writes it", "checkpoint",
             )
-        ]  # fmt: skip
-    return []
+        )  # fmt: skip
+    return count, found
+
+
+def _open_settled(directory: Path) -> Journal:
+    """The journal, whose end fits the count noted outside; looked at twice where somebody notes a new one."""
+    try:
+        chain = Journal(directory)
+        chain.check_checkpoint()
+    except JournalDamagedError:
+        chain = Journal(directory)
+        chain.check_checkpoint()
+    return chain
 
 
 def check_rows(journal: Journal, catalog: Path, scratch: Path) -> tuple[int, list[Finding]]:
@@ -48,19 +58,18 @@ def check_rows(journal: Journal, catalog: Path, scratch: Path) -> tuple[int, lis
             with contextlib.closing(Snapshot(catalog)) as live:
                 damage = live.damage()
                 if damage:
-                    return 0, [_broken(damage)]
+                    return 0, [broken(damage)]
                 with contextlib.closing(Catalog(Path(folder) / "catalog.sqlite")) as fresh:
-                    count = _apply(journal, fresh, live.applied_seq())
+                    upto = live.applied_seq()
+                    count = _apply(journal, fresh, upto)
+                    if count < upto:
+                        what = f"the journal ends at line {count}, the catalog knows line {upto}"
+                        return count, [Finding(Severity.CRITICAL, "journal-cut", "journal", what, RESCUE)]
                     return count, [_differs(each) for each in live.differences(fresh)]
         except JournalDamagedError as error:
-            return 0, [
-                Finding(
-                    Severity.CRITICAL, "journal-chain", "journal", str(error),
-                    "restore the journal from a backup, or archivefs rebuild --from-segments",
-                )
-            ]  # fmt: skip
+            return 0, [Finding(Severity.CRITICAL, "journal-chain", "journal", str(error), RESCUE)]
         except CatalogError as error:
-            return 0, [_broken(str(error))]
+            return 0, [broken(str(error))]
 
 
 def _apply(journal: Journal, fresh: Catalog, upto: int) -> int:
@@ -78,7 +87,8 @@ def _apply(journal: Journal, fresh: Catalog, upto: int) -> int:
     return count + len(batch)
 
 
-def _broken(what: str) -> Finding:
+def broken(what: str) -> Finding:
+    """The finding for a catalog that SQLite cannot read."""
     return Finding(
         Severity.ERROR, "catalog-damaged", "catalog.sqlite", what,
         "archivefs verify --repair makes it again from the journal", "catalog",

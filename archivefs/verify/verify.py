@@ -3,14 +3,14 @@
 import os
 import random
 import time
-from collections.abc import Callable, Set
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from archivefs.archive import CATALOG, Archive
 from archivefs.catalog.reader import Record
+from archivefs.errors import CatalogError
 from archivefs.store import lock
-from archivefs.store.journal import Journal
 from archivefs.verify import contents, journal
 from archivefs.verify.findings import Finding, Report, Severity
 
@@ -44,18 +44,49 @@ class Scope:
         return ", ".join(words) or "everything"
 
 
+def verify_folder(root: Path, scope: Scope, progress: Progress = lambda done, total: None) -> Report:
+    """``verify`` for an archive that is perhaps too damaged to be opened; changes nothing.
+
+    Without a catalog that can be read, the contents are not: a repair makes it first. Raises ``ConfigError``.
+    """
+    try:
+        with Archive.open_as_it_is(root) as archive:
+            return verify(archive, scope, progress)
+    except CatalogError as error:
+        report = Report(scope.text)
+        report.findings += [journal.broken(str(error)), *check_folder(root, mounted=lock.is_held(root))]
+        _, found = journal.check(root, root / CATALOG)
+        report.findings += [finding for finding in found if finding.check != "catalog-damaged"]
+        report.findings.sort(key=lambda finding: -finding.severity)
+        return report
+
+
 def verify(archive: Archive, scope: Scope, progress: Progress = lambda done, total: None) -> Report:
     """Run all checks; reads only. May run while the archive is mounted.
 
-    Blocks for as long as reading takes; ``progress`` is called from this thread.
+    Blocks for as long as reading takes; ``progress`` is called from this thread. Raises ``CatalogError``.
     """
     report, start = Report(scope.text), time.monotonic()
-    ends = archive.reader.segment_ends()
     mounted = lock.is_held(archive.root)
     if not scope.contents_only:
-        _check_frame(archive, report, ends.keys(), mounted=mounted)
+        report.findings += check_folder(archive.root, mounted=mounted)
+        report.findings += contents.check_names(archive)
+        report.events, found = journal.check(archive.root, archive.root / CATALOG)
+        report.findings += found
+    try:
+        _check_contents(archive, scope, report, progress, mounted=mounted)
+    except CatalogError as error:
+        report.findings.append(journal.broken(str(error)))
+    report.seconds = time.monotonic() - start
+    report.findings.sort(key=lambda finding: -finding.severity)
+    return report
+
+
+def _check_contents(
+    archive: Archive, scope: Scope, report: Report, progress: Progress, *, mounted: bool
+) -> None:
     total = int(archive.reader.content_bytes() / scope.parts * scope.sample / 100)
-    names = sorted(ends)[scope.part :: scope.parts]
+    names = sorted(archive.reader.segment_ends())[scope.part :: scope.parts]
     wanted = ((name, _sampled(archive.reader.records(name, scope.since_ms), scope)) for name in names)
     whole = scope.sample >= 100 and not scope.since_ms
     checked = contents.check_all(
@@ -66,19 +97,6 @@ def verify(archive: Archive, scope: Scope, progress: Progress = lambda done, tot
         report.bytes += result.bytes
         report.findings += result.findings
         progress(report.bytes, total)
-    report.seconds = time.monotonic() - start
-    report.findings.sort(key=lambda finding: -finding.severity)
-    return report
-
-
-def _check_frame(archive: Archive, report: Report, segments: Set[str], *, mounted: bool) -> None:
-    """Everything around the contents: the folder, the names of the segments, journal and catalog."""
-    report.findings += check_folder(archive.root, mounted=mounted)
-    report.findings += contents.check_names(archive.root / "content", segments)
-    chain = Journal(archive.root / "journal")
-    report.findings += journal.check_chain(chain)
-    report.events, found = journal.check_rows(chain, archive.root / CATALOG, archive.root / "staging")
-    report.findings += found
 
 
 def _sampled(records: list[Record], scope: Scope) -> list[Record]:
