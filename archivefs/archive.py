@@ -436,6 +436,8 @@ def rebuild(root: Path, *, clock: Callable[[], int] = time.time_ns) -> int:
     try:
         store = Store(root, clock)
         store.journal.sync_found()
+        if store.journal.head.seq == 0:
+            raise JournalDamagedError(f"{root} has no journal; archivefs rebuild --from-segments makes one")
         fresh = root / f"{CATALOG}.new"
         remove_catalog(fresh)
         catalog = Catalog(fresh)

@@ -5,9 +5,7 @@ import os
 import tempfile
 from pathlib import Path
 
-import msgspec
-
-from archivefs import names
+from archivefs import attributes, names
 from archivefs.archive import Archive
 from archivefs.catalog.reader import Entry
 from archivefs.errors import DestinationExistsError
@@ -40,10 +38,10 @@ def restore(archive: Archive, entry: Entry, target: bytes) -> None:
     try:
         try:
             archive.content.copy(archive.reader.location(entry), entry.size, entry.sha256, fd)
+            attributes.write(fd, entry.xattrs)  # before the mode, which may forbid it
             os.fchmod(fd, entry.mode & 0o777)
             if os.geteuid() == 0:
                 os.fchown(fd, entry.uid, entry.gid)
-            _set_xattrs(fd, entry)
             os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
             os.fsync(fd)
         finally:
@@ -53,13 +51,6 @@ def restore(archive: Archive, entry: Entry, target: bytes) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)  # noqa: PTH108  names are bytes
     sync_dir(Path(os.fsdecode(folder)))
-
-
-def _set_xattrs(fd: int, entry: Entry) -> None:
-    """What the target's file system takes of the extended attributes; a source is more than those."""
-    for name, value in msgspec.json.decode(entry.xattrs, type=dict[str, bytes]).items():
-        with contextlib.suppress(OSError):
-            os.setxattr(fd, name, value)
 
 
 def _name(temporary: bytes, target: bytes) -> None:

@@ -25,24 +25,29 @@ class Snapshot:
 
     def __init__(self, path: Path) -> None:
         """Open and fix the moment."""
-        with _told(path):
+        with told(path):
             self._db = connect(path, readonly=True)
             self._db.execute("BEGIN")
         self._path = path
 
     def applied_seq(self) -> int:
         """The last journal line that is in it."""
-        with _told(self._path):
-            return int(self._db.execute("SELECT value FROM meta WHERE key = 'applied_seq'").get)
+        with told(self._path):
+            return int(self._db.execute("SELECT value FROM meta WHERE key = 'applied_seq'").get or 0)
+
+    def applied_sha256(self) -> str:
+        """The hash of that line."""
+        with told(self._path):
+            return str(self._db.execute("SELECT value FROM meta WHERE key = 'applied_sha256'").get)
 
     def damage(self) -> str:
         """What SQLite finds wrong with the file, '' for nothing; reads all of it."""
-        with _told(self._path):
+        with told(self._path):
             return "; ".join(row[0] for row in self._db.execute("PRAGMA quick_check(10)") if row[0] != "ok")
 
     def differences(self, right: Catalog) -> list["Difference"]:
         """How it differs from the one that is right."""
-        with _told(self._path):
+        with told(self._path):
             return list(compare(self._db, right.db))
 
     def close(self) -> None:
@@ -51,7 +56,8 @@ class Snapshot:
 
 
 @contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
+def told(path: Path) -> Iterator[None]:
+    """What SQLite raises inside, as ``CatalogError``."""
     try:
         yield
     except apsw.Error as error:

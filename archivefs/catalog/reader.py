@@ -1,5 +1,6 @@
 """The questions asked of the catalog, each answered from an index, in pages where there can be many rows."""
 
+import re
 from collections.abc import Iterator, Mapping, Set
 from datetime import UTC, datetime
 from pathlib import Path
@@ -335,20 +336,28 @@ class Reader:
 
     def records(self, segment: str, since_ms: int = 0) -> list[Record]:
         """The records of a segment in the order of offset, of entries captured at or after ``since_ms``."""
-        day, _, file = segment.rpartition("/")
-        converter = file.removesuffix(".zst").removesuffix(".sources").removesuffix(".reports")
         number = self.db.execute("SELECT segment_id FROM segments WHERE name = ?", (segment,)).get
-        while (converter_id := self.converter_id(converter)) is None and "." in converter:
-            converter = converter.rpartition(".")[0]
+        place = self._place_of(segment)
+        # All records of a segment are of one converter and day, for which there is an index.
+        here = "converter_id = ?4 AND day = ?5 AND" if place else ""
         rows = self.db.execute(
-            "SELECT id, offset, length, size, sha256 FROM entries WHERE converter_id = ?1 AND day = ?2"
-            " AND segment_id = ?3 AND captured_ms >= ?4 AND reason != ?5"
+            "SELECT id, offset, length, size, sha256 FROM entries"
+            f" WHERE {here} segment_id = ?1 AND captured_ms >= ?2 AND reason != ?3"
             " UNION ALL SELECT id, c.offset, c.length, c.size, c.sha256"
-            " FROM entries JOIN contents c USING (n) WHERE converter_id = ?1 AND day = ?2"
-            " AND c.segment_id = ?3 AND captured_ms >= ?4 ORDER BY 2",
-            (converter_id, day_number(day.replace("/", "-")), number, since_ms, VOID_REASON),
+            " FROM entries JOIN contents c USING (n)"
+            f" WHERE {here} c.segment_id = ?1 AND captured_ms >= ?2 ORDER BY 2",
+            (number, since_ms, VOID_REASON, *place),
         )
         return [Record(*row) for row in rows]
+
+    def _place_of(self, segment: str) -> tuple[int, int] | tuple[()]:
+        """Converter and day of a segment by its name, () where the name does not say."""
+        day, _, file = segment.rpartition("/")
+        found = re.fullmatch(r"(.+)\.(?:sources|reports)(?:\.\d+)?\.zst", file)
+        converter_id = self.converter_id(found[1]) if found else None
+        if converter_id is None or not re.fullmatch(r"\d{4}/\d\d/\d\d", day):
+            return ()
+        return converter_id, day_number(day.replace("/", "-"))
 
     def content_bytes(self) -> int:
         """The sum of all sources, logs and reports that are stored."""

@@ -66,7 +66,7 @@ def verify(root: Path, sample: float, since: datetime | None, repair: bool, as_j
 
 
 def _verify(root: Path, sample: float, since: datetime | None, *, quiet: bool) -> Report:
-    since_ms = 0
+    since_ms, day = 0, f"{since:%Y-%m-%d}" if since else ""
     if since is not None:
         start = datetime.combine(date(since.year, since.month, since.day), time(), config.load(root).zone)
         since_ms = int(start.timestamp() * 1000)
@@ -79,7 +79,7 @@ def _verify(root: Path, sample: float, since: datetime | None, *, quiet: bool) -
         def progress(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
 
-        return verify_folder(root, Scope(sample=sample, since_ms=since_ms), progress)
+        return verify_folder(root, Scope(sample=sample, since_ms=since_ms, since=day), progress)
 
 
 def _facts(report: Report) -> dict[str, object]:
@@ -134,10 +134,11 @@ def list_(root: Path, as_json: bool) -> None:
             print_json(row)
         elif "id" in row:
             click.echo(
-                f"{row['id']}  {size_text(row['size']):>9}  {row['converter']}/{row['name']}: {row['reason']}"
+                f"{row['id']}  {size_text(row['size']):>9}  "
+                + names.safe(f"{row['converter']}/{row['name']}: {row['reason']}")
             )
         else:
-            click.echo(f"quarantine/{row['kept']}  {size_text(row['size'])}")
+            click.echo(f"quarantine/{names.safe(row['kept'])}  {size_text(row['size'])}")
     if not rows and not as_json:
         click.echo("nothing is quarantined")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from archivefs import names, restoring
+from archivefs import attributes, names, restoring
 from archivefs.archive import Archive
 from archivefs.catalog.reader import Entry
 from archivefs.cli.common import json_option, print_json, with_archive
@@ -64,6 +64,7 @@ def _capture_directly(root: Path, converter: str, file: Path) -> str:
             operation = Capture(
                 converter=converter, name=os.fsencode(file.name), content=content,
                 mtime_ns=facts.st_mtime_ns, mode=facts.st_mode & 0o7777, uid=facts.st_uid, gid=facts.st_gid,
+                xattrs=attributes.read(source.fileno()),
                 actor=Actor(uid=os.getuid(), program="archivefs capture"),
             )  # fmt: skip
             (receipt,), _ = archive.commit([operation])
@@ -112,17 +113,17 @@ def restore(root: Path, ids: tuple[str, ...], dest: Path, as_json: bool) -> None
     DEST is a folder, or for a single ID a new file name. Each SHA-256 is checked before the name appears;
     an existing file is never overwritten.
     """
-    failed: ArchiveError | None = None
+    failed = 0
     with Archive.open_for_reading(root) as archive:
         entries: list[Entry] = [archive.reader.get(id_) for id_ in ids]
         for entry in entries:
             target = restoring.target_of(entry, dest, single=len(entries) == 1)
             try:
                 restoring.restore(archive, entry, target)
-            except ArchiveError as error:
-                failed = error
+            except (ArchiveError, OSError) as error:
+                failed = error.exit_code if isinstance(error, ArchiveError) else 1
                 if as_json:
-                    said = {"id": entry.id, "error": str(error), "exit_code": error.exit_code}
+                    said = {"id": entry.id, "error": str(error), "exit_code": failed}
                     click.echo(msgspec.json.encode(said).decode(), err=True)
                 else:
                     click.echo(f"archivefs: {error}", err=True)
@@ -131,5 +132,5 @@ def restore(root: Path, ids: tuple[str, ...], dest: Path, as_json: bool) -> None
                 print_json({"id": entry.id, "file": names.text(target), "sha256": entry.sha256})
             else:
                 click.echo(f"{entry.id}  {names.safe(names.text(target))}")
-    if failed is not None:
-        raise click.exceptions.Exit(failed.exit_code)
+    if failed:
+        raise click.exceptions.Exit(failed)

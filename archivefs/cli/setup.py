@@ -44,11 +44,14 @@ def _rebuild_from_segments(root: Path, *, as_json: bool) -> None:
     rescue = from_segments_module.rebuild_from_segments(root)
     if as_json:
         print_json({"entries": rescue.entries, "records": rescue.records, "strays": rescue.strays,
-                    "backup": rescue.backup, "lost": from_segments_module.LOST})  # fmt: skip
+                    "damaged": rescue.damaged, "backup": rescue.backup,
+                    "lost": from_segments_module.LOST})  # fmt: skip
         return
     click.echo(f"{rescue.entries} entries came back from {rescue.records} records; what cannot come back:")
     for line in from_segments_module.LOST:
         click.echo(f"  - {line}")
     for stray in rescue.strays:
         click.echo(f"  - {stray} belongs to no source that was found")
+    for stretch in rescue.damaged:
+        click.echo(f"  - {stretch} are damaged, what was in them is lost")
     click.echo(f"the former journal and catalog are in {root / 'quarantine' / rescue.backup}")

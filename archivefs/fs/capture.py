@@ -5,7 +5,6 @@ captures what was written after the last close (a mapped file). A file that was 
 conversion has ended and a linger time has passed.
 """
 
-import base64
 import contextlib
 import heapq
 import itertools
@@ -18,12 +17,13 @@ from pathlib import Path
 
 import trio
 
+from archivefs import attributes
 from archivefs.archive import Archive
 from archivefs.catalog.catalog import Change
 from archivefs.catalog.reader import Entry
 from archivefs.committer import Committer
 from archivefs.convert.scheduler import Scheduler
-from archivefs.errors import ArchiveError
+from archivefs.errors import ArchiveError, ContentDamagedError
 from archivefs.events import FINAL, WAITING, Actor, Status
 from archivefs.fs.inbox import Inbox, InboxDir, InboxFile, InboxHandle, InboxItem, errno_of
 from archivefs.fs.kernel import Kernel
@@ -149,7 +149,7 @@ class Capturer:
                 content=content, mtime_ns=facts.st_mtime_ns,
                 mode=(facts.st_mode if file.mode is None else file.mode) & 0o7777,
                 uid=facts.st_uid, gid=facts.st_gid, supersedes=self._superseded(file),
-                quarantine=quarantine, xattrs=_user_xattrs(fd), actor=file.actor,
+                quarantine=quarantine, xattrs=attributes.read(fd), actor=file.actor,
             )  # fmt: skip
             receipt = await self._committer.submit(operation)
         except BaseException:
@@ -248,7 +248,8 @@ class Capturer:
 
     async def truncate(self, file: InboxFile, size: int, handle: InboxHandle | None) -> None:
         """Set the size; without an open file this is a change and a close at once."""
-        self._archive.require_space()
+        if size > 0:
+            self._archive.require_space()
         await self.before_write(file)
         os.truncate(handle.fd if handle else self._inbox.path(file), size)
         if size == 0:
@@ -285,7 +286,12 @@ class Capturer:
             with trio.move_on_at(due):
                 await self._wake.wait()
             while self._timers and self._timers[0][0] <= trio.current_time():
-                await self._due(heapq.heappop(self._timers)[2])
+                file = heapq.heappop(self._timers)[2]
+                try:
+                    await self._due(file)
+                except Exception:
+                    log.exception("%r waits in the inbox", file.parts)
+                    self._set_timer(file, 2 * RETRY_SECONDS)
 
     async def _due(self, file: InboxFile) -> None:
         self._leave(file)
@@ -361,9 +367,10 @@ class Capturer:
             if newest is not None and newest.status is not Status.QUARANTINED:
                 place = self._archive.reader.location(newest)
                 pieces = self._archive.content.pieces(place, newest.size)
-                if await trio.to_thread.run_sync(_is_remnant, fd, pieces, newest.size):
-                    self.watch(file, newest.id, newest.status)
-                    return
+                with contextlib.suppress(ContentDamagedError):
+                    if await trio.to_thread.run_sync(_is_remnant, fd, pieces, newest.size):
+                        self.watch(file, newest.id, newest.status)
+                        return
             log.warning("%r was being written when archivefs stopped; it is quarantined", file.parts)
             file.dirty = True
             await self._capture(file, fd, quarantine="it was being written when archivefs stopped")
@@ -393,16 +400,6 @@ def _is_remnant(fd: int, pieces: Iterable[bytes], size: int) -> bool:
                 return False
         at += len(piece)
     return True
-
-
-def _user_xattrs(fd: int) -> dict[str, str]:
-    """The ``user.*`` attributes of a file in Base64; none where staging's file system has none."""
-    try:
-        found = [name for name in os.listxattr(fd) if name.startswith("user.")]
-        values = {name: base64.b64encode(os.getxattr(fd, name)).decode() for name in found}
-        return {name: value for name, value in values.items() if name.isprintable()}
-    except OSError:
-        return {}
 
 
 def actor_of(uid: int, pid: int) -> Actor:

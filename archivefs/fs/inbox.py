@@ -21,7 +21,7 @@ from archivefs.errors import ArchiveError, UnknownConverterError
 from archivefs.events import Actor
 from archivefs.fs import inodes
 from archivefs.fs.node import Attributes, Directory, Handle, Node
-from archivefs.store.durable import sync_up
+from archivefs.store.durable import make_dirs, sync_up
 
 log = logging.getLogger(__name__)
 
@@ -231,7 +231,7 @@ class Inbox:
         for name in archive.config.converters:
             folder = Path(os.fsdecode(self.top)) / name
             if not folder.exists():
-                folder.mkdir(0o777, parents=True)
+                make_dirs(folder)
                 folder.chmod(0o777)
 
     # -- finding ---------------------------------------------------------------------------------------

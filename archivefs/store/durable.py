@@ -63,6 +63,16 @@ def open_append(path: Path, top: Path) -> int:
     return fd
 
 
+def fresh_dir(parent: Path, name: str) -> Path:
+    """A new folder ``name`` in ``parent``, or ``name.2`` and so on where that is taken; durable."""
+    path, number = parent / name, 1
+    while path.exists():
+        number += 1
+        path = parent / f"{name}.{number}"
+    make_dirs(path)
+    return path
+
+
 def sync_up(directory: Path, top: Path) -> None:
     """Make the names in a folder durable, and those of all folders from it up to ``top``."""
     while directory != top.parent:

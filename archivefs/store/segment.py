@@ -4,6 +4,7 @@ A segment is named ``YYYY/MM/DD/CONVERTER.sources.zst`` (or ``.reports.``). One 
 any more is followed by ``CONVERTER.sources.2.zst`` and so on.
 """
 
+import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,6 +53,7 @@ class SegmentWriter:
         """Take back what was written behind ``end``. Raises ``OSError``."""
         os.ftruncate(self._fd, end)
         self.end = end
+        self.synced = min(self.synced, end)
 
     def sync(self) -> None:
         """Make everything appended durable. After an ``OSError`` the tail must not be trusted."""
@@ -91,6 +93,39 @@ def scan(path: Path, name: str, start: int = 0, opened: int | None = None) -> It
     finally:
         if opened is None:
             os.close(fd)
+
+
+class Gap(NamedTuple):
+    """A stretch of a segment that is no whole record."""
+
+    offset: int
+    length: int
+
+
+def scan_damaged(path: Path, name: str) -> Iterator[ScannedRecord | Gap]:
+    """All whole records of a segment, also those behind damage; what lies between them as gaps.
+
+    Behind a damaged record the next one is found by the magic number of its header.
+    """
+    magic = SKIPPABLE.pack(HEADER_MAGIC, 0)[:4]
+    if not path.stat().st_size:
+        return
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        size, at, gap = len(data), 0, -1
+        while at < size:
+            record = _scan_one(file.fileno(), name, at, size)
+            if record is not None:
+                if gap >= 0:
+                    yield Gap(gap, at - gap)
+                    gap = -1
+                yield record
+                at = record.location.offset + record.location.length
+                continue
+            gap = at if gap < 0 else gap
+            found = data.find(magic, at + 1)
+            at = size if found < 0 else found
+        if gap >= 0:
+            yield Gap(gap, size - gap)
 
 
 def _skippable(fd: int, at: int, magic: int, size: int) -> bytes | None:

@@ -30,10 +30,10 @@ from archivefs.events import (
     Status,
 )
 from archivefs.store import lock
-from archivefs.store.durable import make_dirs, sync_dir
+from archivefs.store.durable import fresh_dir, make_dirs, sync_dir
 from archivefs.store.journal import Journal
 from archivefs.store.recovery import segment_names
-from archivefs.store.segment import ScannedRecord, scan
+from archivefs.store.segment import Gap, ScannedRecord, scan_damaged
 
 log = logging.getLogger(__name__)
 
@@ -59,11 +59,12 @@ class Found:
 
 @dataclass
 class Rescue:
-    """What came back: how many entries, and records that belong to none."""
+    """What came back: how many entries; records that belong to none, and stretches that are no records."""
 
     entries: int = 0
     records: int = 0
     strays: list[str] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
     backup: str = ""
 
 
@@ -75,15 +76,15 @@ def rebuild_from_segments(root: Path) -> Rescue:
     settings = config.load(root)
     held = lock.Lock(root)
     try:
-        rescue = Rescue(backup=time.strftime("journal-%Y%m%dT%H%M%S", time.gmtime()))
+        rescue = Rescue()
         entries = _collect(root / "content", rescue)
         rescue.entries = len(entries)
         fresh = root / "journal.new"
         shutil.rmtree(fresh, ignore_errors=True)
         make_dirs(fresh)
+        backup = fresh_dir(root / "quarantine", time.strftime("journal-%Y%m%dT%H%M%S", time.gmtime()))
+        rescue.backup = backup.name
         _write_journal(fresh, entries, settings, rescue)
-        backup = root / "quarantine" / rescue.backup
-        make_dirs(backup)
         if (root / "journal").exists():
             (root / "journal").rename(backup / "journal")
         archives.remove_catalog(root / CATALOG, keep_as=backup / CATALOG)
@@ -124,7 +125,10 @@ def _collect(content_dir: Path, rescue: Rescue) -> dict[str, Found]:
     entries: dict[str, Found] = {}
     others: list[ScannedRecord] = []
     for name in segment_names(content_dir):
-        for record in scan(content_dir / name, name):
+        for record in scan_damaged(content_dir / name, name):
+            if isinstance(record, Gap):
+                rescue.damaged.append(f"content/{name} at {record.offset}: {record.length} bytes")
+                continue
             rescue.records += 1
             if record.header.kind == "source":
                 entries.setdefault(record.header.id, Found(record))

@@ -58,7 +58,7 @@ def check_rows(journal: Journal, catalog: Path, scratch: Path) -> tuple[int, lis
             with contextlib.closing(Snapshot(catalog)) as live:
                 damage = live.damage()
                 if damage:
-                    return 0, [broken(damage)]
+                    return _read_all(journal, [broken(damage)])
                 with contextlib.closing(Catalog(Path(folder) / "catalog.sqlite")) as fresh:
                     upto = live.applied_seq()
                     count = _apply(journal, fresh, upto)
@@ -69,7 +69,18 @@ def check_rows(journal: Journal, catalog: Path, scratch: Path) -> tuple[int, lis
         except JournalDamagedError as error:
             return 0, [Finding(Severity.CRITICAL, "journal-chain", "journal", str(error), RESCUE)]
         except CatalogError as error:
-            return 0, [broken(str(error))]
+            return _read_all(journal, [broken(str(error))])
+
+
+def _read_all(journal: Journal, findings: list[Finding]) -> tuple[int, list[Finding]]:
+    """The chain alone, where there is no catalog to compare with."""
+    count = 0
+    try:
+        for event in journal.read():
+            count = event.seq
+    except JournalDamagedError as error:
+        findings.append(Finding(Severity.CRITICAL, "journal-chain", "journal", str(error), RESCUE))
+    return count, findings
 
 
 def _apply(journal: Journal, fresh: Catalog, upto: int) -> int:

@@ -15,7 +15,8 @@ from archivefs import archive as archives
 from archivefs.archive import CATALOG, Archive
 from archivefs.events import Repaired
 from archivefs.operations import Note
-from archivefs.store.durable import make_dirs, replacing
+from archivefs.store import lock
+from archivefs.store.durable import fresh_dir, replacing
 from archivefs.store.journal import CHECKPOINT
 from archivefs.verify.findings import Finding
 
@@ -29,11 +30,18 @@ _DOES = {
 def plan(findings: Iterable[Finding]) -> list[str]:
     """What ``repair`` would do about the findings, in words; nothing for what only a person can mend."""
     steps: dict[str, None] = {}
-    for finding in findings:
-        if finding.repair:
-            about = f" ({finding.where})" if finding.repair == "orphan" else ""
-            steps[_DOES[finding.repair] + about] = None
+    for finding in _mendable(findings):
+        about = f" ({finding.where})" if finding.repair == "orphan" else ""
+        steps[_DOES[finding.repair] + about] = None
     return list(steps)
+
+
+def _mendable(findings: Iterable[Finding]) -> list[Finding]:
+    """What can be mended; of a damaged journal nothing else may be made, and its count not be forgotten."""
+    every = list(findings)
+    damaged = any(finding.check in ("journal-cut", "journal-chain") for finding in every)
+    kept = {"orphan"} if damaged else set(_DOES)
+    return [finding for finding in every if finding.repair in kept]
 
 
 def repair(root: Path, findings: Sequence[Finding]) -> Path:
@@ -42,9 +50,10 @@ def repair(root: Path, findings: Sequence[Finding]) -> Path:
     The plan and a copy of everything that is touched are on the disk before the first change. Raises
     ``LockedError``, ``JournalDamagedError``, ``OSError``.
     """
-    kinds = {finding.repair for finding in findings if finding.repair}
-    backup = root / "quarantine" / time.strftime("repair-%Y%m%dT%H%M%S", time.gmtime())
-    make_dirs(backup)
+    findings = _mendable(findings)
+    kinds = {finding.repair for finding in findings}
+    lock.Lock(root).release()  # refuse now what would be refused half way
+    backup = fresh_dir(root / "quarantine", time.strftime("repair-%Y%m%dT%H%M%S", time.gmtime()))
     with replacing(backup / "plan.json") as out:
         out.write(msgspec.json.format(msgspec.json.encode([finding._asdict() for finding in findings])))
     for name in (CATALOG, f"{CATALOG}-wal", f"journal/{CHECKPOINT}"):

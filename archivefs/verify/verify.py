@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from archivefs.archive import CATALOG, Archive
+from archivefs.catalog.compare import told
 from archivefs.catalog.reader import Record
 from archivefs.errors import CatalogError
 from archivefs.store import lock
@@ -20,7 +21,8 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Scope:
-    """What to read: ``sample`` percent of the records, those captured since ``since_ms``, ``part`` of parts.
+    """What to read: ``sample`` percent of the records, those captured since ``since_ms``
+    (``since`` in words), ``part`` of parts.
 
     The journal, the catalog and the folder are always checked as a whole, unless ``contents_only``.
     ``background``: one thread at the lowest priority.
@@ -28,6 +30,7 @@ class Scope:
 
     sample: float = 100.0
     since_ms: int = 0
+    since: str = ""
     part: int = 0
     parts: int = 1
     contents_only: bool = False
@@ -37,9 +40,7 @@ class Scope:
     def text(self) -> str:
         """The scope in words."""
         words = [f"sample {self.sample:g}%"] if self.sample < 100 else []
-        words += (
-            [f"since {time.strftime('%Y-%m-%d', time.gmtime(self.since_ms / 1000))}"] if self.since_ms else []
-        )
+        words += [f"since {self.since}"] if self.since else []
         words += [f"part {self.part + 1} of {self.parts}"] if self.parts > 1 else []
         return ", ".join(words) or "everything"
 
@@ -50,7 +51,7 @@ def verify_folder(root: Path, scope: Scope, progress: Progress = lambda done, to
     Without a catalog that can be read, the contents are not: a repair makes it first. Raises ``ConfigError``.
     """
     try:
-        with Archive.open_as_it_is(root) as archive:
+        with told(root / CATALOG), Archive.open_as_it_is(root) as archive:
             return verify(archive, scope, progress)
     except CatalogError as error:
         report = Report(scope.text)
@@ -73,10 +74,7 @@ def verify(archive: Archive, scope: Scope, progress: Progress = lambda done, tot
         report.findings += contents.check_names(archive)
         report.events, found = journal.check(archive.root, archive.root / CATALOG)
         report.findings += found
-    try:
-        _check_contents(archive, scope, report, progress, mounted=mounted)
-    except CatalogError as error:
-        report.findings.append(journal.broken(str(error)))
+    _check_contents(archive, scope, report, progress, mounted=mounted)
     report.seconds = time.monotonic() - start
     report.findings.sort(key=lambda finding: -finding.severity)
     return report
@@ -108,10 +106,10 @@ def _sampled(records: list[Record], scope: Scope) -> list[Record]:
 def check_folder(root: Path, *, mounted: bool) -> list[Finding]:
     """Files that an interrupted write left, and what lies in quarantine."""
     findings = []
-    for folder, _, files in os.walk(root):
+    for folder, folders, files in os.walk(root):
         inside = Path(folder).relative_to(root)
-        if inside.parts[:1] in (("staging",), ("quarantine",)):
-            continue
+        if not inside.parts:
+            folders[:] = [name for name in folders if name in ("journal", "content")]
         for name in files:
             if name.endswith((".tmp", ".new")) and not mounted:
                 findings.append(
