@@ -52,7 +52,7 @@ class ConverterConfig(_Section, frozen=True, kw_only=True):
     settle_seconds: Seconds = 2.0
     linger_seconds: Seconds = 2.0
     timeout_seconds: Annotated[float, Meta(gt=0, le=366 * 86400)] = 300.0
-    memory_mb: Annotated[int, Meta(ge=64, le=2**32)] = 512
+    memory_mb: Annotated[int, Meta(ge=64, le=65_536)] = 512
     max_retries: Annotated[int, Meta(ge=0)] = 3
     retry_delay_seconds: Seconds = 60.0
     post_action: Literal["archive", "keep"] = "archive"
