@@ -19,6 +19,7 @@ import apsw
 from archivefs import __version__
 from archivefs import config as configuration
 from archivefs.catalog.catalog import Catalog, Change
+from archivefs.catalog.compare import told
 from archivefs.catalog.reader import Reader
 from archivefs.config import ConverterConfig
 from archivefs.errors import (
@@ -235,7 +236,8 @@ class Archive:
         if head.seq == 0:
             raise NotAnArchiveError(f"{self.root}: the journal is empty, the archive was not made completely")
         if seq < head.seq:
-            apply_journal(store, catalog)
+            with told(self.root / CATALOG):
+                apply_journal(store, catalog)
 
     def _check_created(self) -> None:
         """What the archive's first event fixed for good."""
@@ -255,7 +257,6 @@ class Archive:
         events: list[Event] = []
         if (cut := recovery.cut_journal(store, self.root)) is not None:
             events.append(cut)
-        events += self._voided(store)
         txn = self._transaction(store)
         for tail in recovery.find_tails(store.content_dir, self.reader.segment_ends()):
             end = tail.end
@@ -278,6 +279,7 @@ class Archive:
                     error="archivefs stopped while this conversion ran",
                 )
             )  # fmt: skip
+        events += self._voided(store)  # last: an entry that was being converted is lost, too
         if events or txn.events:
             log.warning("recovered after an unclean stop: %d events", len(events) + len(txn.events))
             self._write([*events, *txn.events])

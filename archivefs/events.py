@@ -210,9 +210,13 @@ class Dropped(Event, frozen=True, kw_only=True, tag="dropped"):
 
 
 class Verified(Event, frozen=True, kw_only=True, tag="verified"):
-    """A verification ended: what it read, and how many findings of each severity it had."""
+    """A scheduled verification ended: what it read, and how many findings of each severity it had.
+
+    ``part`` counts from 1.
+    """
 
     scope: str
+    part: int = 0
     records: int
     bytes: int
     findings: dict[str, int] = {}

@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from archivefs import names
+from archivefs.catalog.catalog import DROP_REASON
 from archivefs.catalog.reader import Entry, Reader
 from archivefs.config import Config, ConverterConfig
 from archivefs.errors import ArchiveError, UnknownEntryError
@@ -344,7 +345,7 @@ class Drop(Operation[None]):
     def run(self, txn: Transaction) -> None:
         """One event. Raises ``ArchiveError`` where the entry is not quarantined."""
         txn.quarantined(self.id)
-        txn.record(Dropped(id=self.id, reason="dropped from quarantine", actor=self.actor))
+        txn.record(Dropped(id=self.id, reason=DROP_REASON, actor=self.actor))
 
 
 @dataclass

@@ -40,6 +40,8 @@ from archivefs.events import (
 )
 
 SCHEMA_VERSION = 1
+DROP_REASON = "dropped from quarantine"
+"""``reason`` of an entry that a person found to be worth nothing."""
 VOID_REASON = "its content is not on the disk"
 """``reason`` of an entry whose record the journal knows and the disk has not."""
 _NUMBER = {status: number for number, status in enumerate(STATUSES)}
@@ -197,6 +199,7 @@ class Catalog:
                 self._set_meta("format", event.format)
             case Verified():
                 self._set_meta("verified_at", event.at)
+                self._set_meta("verified_part", event.part)
             case TailCut() | TailDropped() | Repaired() | Rebuilt():
                 pass
         return []

@@ -12,7 +12,7 @@ import msgspec
 
 from archivefs import names
 from archivefs.catalog import conditions
-from archivefs.catalog.catalog import VOID_REASON, connect, day_number, day_text, status_number
+from archivefs.catalog.catalog import DROP_REASON, VOID_REASON, connect, day_number, day_text, status_number
 from archivefs.errors import CatalogError, UnknownEntryError
 from archivefs.events import STATUSES, Location, Status
 from archivefs.query import Query
@@ -374,10 +374,11 @@ class Reader:
         """
         number = self.db.execute("SELECT segment_id FROM segments WHERE name = ?", (segment,)).get
         rows = self.db.execute(
-            "SELECT id, 0, 0 FROM entries WHERE segment_id = ?1 AND offset + length > ?2 AND reason != ?3"
+            "SELECT id, 0, 0 FROM entries"
+            " WHERE segment_id = ?1 AND offset + length > ?2 AND reason NOT IN (?3, ?4)"
             " UNION ALL SELECT id, attempt, ordinal FROM contents c JOIN entries USING (n)"
             " WHERE c.segment_id = ?1 AND c.offset + c.length > ?2",
-            (number, end, VOID_REASON),
+            (number, end, VOID_REASON, DROP_REASON),
         )
         return list(rows)
 
@@ -386,9 +387,17 @@ class Reader:
         return self.db.execute("SELECT max(id) FROM entries").get or ""
 
     def last_verified(self) -> str:
-        """When the last verification ended (UTC, ISO), '' before the first."""
+        """When the last scheduled verification ended (UTC, ISO), '' before the first."""
         when = self.db.execute("SELECT value FROM meta WHERE key = 'verified_at'").get
         return str(when or "")
+
+    def last_verified_part(self) -> int:
+        """Which part that was, from 1; 0 before the first."""
+        return int(self.db.execute("SELECT value FROM meta WHERE key = 'verified_part'").get or 0)
+
+    def lost(self) -> list[Entry]:
+        """Entries whose content the disk does not have."""
+        return [entry for entry in self.with_status(Status.QUARANTINED) if entry.reason == VOID_REASON]
 
     def changed_seq(self) -> int:
         """The journal line up to which this connection sees."""

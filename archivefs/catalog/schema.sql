@@ -4,8 +4,8 @@
 
 CREATE TABLE meta (
     key   TEXT PRIMARY KEY,        -- schema: version of this file; applied_seq, applied_sha256: last journal line
-    value ANY NOT NULL             --   that is in here; timezone, format: of the archive; verified_at: UTC, of the
-                                   --   last verification
+    value ANY NOT NULL             --   that is in here; timezone, format: of the archive; verified_at, verified_part: of
+                                   --   the last scheduled verification (UTC; from 1)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE converters (

@@ -26,7 +26,6 @@ from archivefs.convert.scheduler import Scheduler
 from archivefs.errors import ArchiveError, ContentDamagedError
 from archivefs.events import FINAL, WAITING, Actor, Status
 from archivefs.fs.inbox import Inbox, InboxDir, InboxFile, InboxHandle, InboxItem, errno_of
-from archivefs.fs.kernel import Kernel
 from archivefs.operations import Capture, Receipt, Touch
 from archivefs.store.frames import Encoded, encode_file
 
@@ -45,14 +44,11 @@ RETRY_SECONDS = 5.0
 class Capturer:
     """Moves files from the inbox into the archive; one for each mount."""
 
-    def __init__(
-        self, archive: Archive, committer: Committer, scheduler: Scheduler, inbox: Inbox, kernel: Kernel
-    ) -> None:
+    def __init__(self, archive: Archive, committer: Committer, scheduler: Scheduler, inbox: Inbox) -> None:
         self._archive = archive
         self._committer = committer
         self._scheduler = scheduler
         self._inbox = inbox
-        self._kernel = kernel
         self._spool_dir = archive.root / "staging"
         self._by_entry: dict[str, InboxFile] = {}
         self._aside: dict[bytes, str] = {}
@@ -112,7 +108,7 @@ class Capturer:
             if handle.writable and file.writers == 1 and self._is_due(file):
                 await self._capture(file, handle.fd)
         except (ArchiveError, OSError) as error:
-            log.error("%s could not be captured, trying again: %s", self._inbox.path(file), error)
+            log.error("%r could not be captured, trying again: %s", file.parts, error)
             self._set_timer(file, RETRY_SECONDS)
         finally:
             handle.close()
@@ -299,7 +295,7 @@ class Capturer:
             try:
                 await self.capture_path(file)
             except (ArchiveError, OSError) as error:
-                log.error("%s could still not be captured: %s", self._inbox.path(file), error)
+                log.error("%r could still not be captured: %s", file.parts, error)
                 self._set_timer(file, 2 * RETRY_SECONDS)
 
     def _leave(self, file: InboxFile) -> None:
@@ -308,13 +304,10 @@ class Capturer:
             return
         if file.unlinked or file.dirty or file.writers or file.capturing:
             return
-        parent = file.parent
         try:
-            self._inbox.unlink(parent, file.name)
+            self._inbox.unlink(file.parent, file.name)
         except OSError as error:
             log.error("%s could not be removed from staging: %s", file.name, error)
-            return
-        self._kernel.forget_name(parent.ino, file.name)
 
     # -- start and end ---------------------------------------------------------------------------------
 
@@ -325,7 +318,7 @@ class Capturer:
                 try:
                     await self.capture_path(file)
                 except (ArchiveError, OSError) as error:
-                    log.error("%s stays in staging: %s", self._inbox.path(file), error)
+                    log.error("%r stays in staging: %s", file.parts, error)
 
     async def take_leftovers(self) -> None:
         """After a start: find for each file in staging whether its bytes are archived.

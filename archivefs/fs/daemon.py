@@ -70,7 +70,7 @@ class _Mount:
         tree = Tree(archive, self._inbox, FrameCache(archive.content))
         self._committer.on_change(tree.changed)
         self._committer.on_change(Invalidator(archive, tree.levels, self._kernel).changed)
-        self._capturer = Capturer(archive, self._committer, self._scheduler, self._inbox, self._kernel)
+        self._capturer = Capturer(archive, self._committer, self._scheduler, self._inbox)
         show = Presentation(
             uid=os.geteuid() if options.uid is None else options.uid,
             gid=os.getegid() if options.gid is None else options.gid,
@@ -140,6 +140,9 @@ class _Mount:
                     continue
                 log.info("%s: unmounting", signal.Signals(number).name)
                 self._stopped = True
+                # While requests are still served: a message to the kernel may wait for one of them.
+                self._kernel.stop()
+                await trio.to_thread.run_sync(self._kernel.join)
                 pyfuse3.terminate()
 
     async def _keep_house(self) -> None:

@@ -25,8 +25,12 @@ from archivefs.store.durable import make_dirs, sync_up
 
 log = logging.getLogger(__name__)
 
-KERNEL_SECONDS = 60.0
-"""How long the kernel may cache inbox names and attributes: only it changes them, and is told who leaves."""
+KERNEL_SECONDS = 1.0
+"""How long the kernel may cache inbox names and attributes.
+
+Only it changes them, but files leave by themselves. It is not told of that: such a message waits for the lock
+of the folder, which a program may hold that waits for this process; killed then, both wait for ever.
+"""
 THREAD_BYTES = 64 << 10
 """Reads and writes from this size on go through a thread: they may wait for the disk."""
 
@@ -272,7 +276,11 @@ class Inbox:
         while waiting:
             folder = waiting.pop()
             for name in sorted(os.listdir(self.path(folder))):  # noqa: PTH208  bytes
-                item = self.find(folder, name)
+                try:
+                    item = self.find(folder, name)
+                except OSError as error:  # a path that became too long when a folder above was renamed
+                    log.error("%r in %r cannot be looked at: %s", name[:40], folder.parts[:2], error)
+                    continue
                 if folder is self.root and not names.is_converter_name(os.fsdecode(name)):
                     log.warning("%r does not belong in staging; it is left alone", name)
                 elif isinstance(item, InboxDir):

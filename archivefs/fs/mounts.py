@@ -150,7 +150,10 @@ def check_mountpoint(mountpoint: Path) -> None:
     except OSError as error:
         if error.errno not in DEAD:
             raise MountpointError(f"mountpoint {mountpoint}: {error.strerror}") from None
-        _run_umount(mountpoint, lazy=True)
+        if os.geteuid() == 0:  # ends the connection for those who still wait for an answer
+            subprocess.run(["umount", "-f", str(mountpoint)], capture_output=True, check=False)
+        if any(each.mountpoint == mountpoint for each in mounted()):
+            _run_umount(mountpoint, lazy=True)
         check_mountpoint(mountpoint)
         return
     if any(each.mountpoint == mountpoint for each in mounted()):

@@ -3,7 +3,7 @@
 import logging
 import math
 import threading
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 import trio
@@ -30,6 +30,7 @@ class Schedule:
         self._committer = committer
         every = archive.config.verify_every_seconds
         self._parts = max(1, every // DAY_SECONDS)
+        self._found: dict[int, str] = {}
         self._interval = every / self._parts if every else math.inf
 
     async def run(self) -> None:
@@ -40,8 +41,9 @@ class Schedule:
             try:
                 if self._is_due():
                     await self._verify_part()
-            except Exception:
+            except Exception as error:
                 log.exception("the scheduled verification failed; it is tried again")
+                self._archive.alarms["verify"] = f"it could not be done: {error}"
             await trio.sleep(min(LOOK_SECONDS, self._interval))
 
     def _is_due(self) -> bool:
@@ -52,8 +54,8 @@ class Schedule:
         return age >= self._interval or age < 0
 
     async def _verify_part(self) -> None:
-        day = datetime.fromtimestamp(self._archive.now_ms() / 1000, UTC).toordinal()
-        scope = Scope(part=day % self._parts, parts=self._parts, background=True)
+        part = self._archive.reader.last_verified_part() % self._parts
+        scope = Scope(part=part, parts=self._parts, background=True)
         stop = threading.Event()
         try:
             report = await trio.to_thread.run_sync(
@@ -61,14 +63,21 @@ class Schedule:
             )
         finally:
             stop.set()
-        await self._committer.submit(Note(_event(report)))
+        await self._committer.submit(Note(_event(report, part + 1)))
         for finding in report.findings:
             if finding.severity >= Severity.WARNING:
                 log.error("verify: %s: %s", finding.where, finding.what)
-        self._archive.alarms.pop("verify", None)
+        self._found.pop(part, None)
         if report.worst >= Severity.WARNING:
             counts = ", ".join(f"{count} {word}" for word, count in report.counts().items())
-            self._archive.alarms["verify"] = f"{counts}; see archivefs verify"
+            self._found[part] = f"{counts}; see archivefs verify"
+        self._raise_alarm()
+
+    def _raise_alarm(self) -> None:
+        """What each part had when it was last read, until it is read again without findings."""
+        self._archive.alarms.pop("verify", None)
+        if self._found:
+            self._archive.alarms["verify"] = "; ".join(self._found.values())
 
 
 class _StoppedError(Exception):
@@ -84,5 +93,7 @@ def _read(root: Path, scope: Scope, stop: threading.Event) -> Report:
         return verify(archive, scope, progress)
 
 
-def _event(report: Report) -> Verified:
-    return Verified(scope=report.scope, records=report.records, bytes=report.bytes, findings=report.counts())
+def _event(report: Report, part: int) -> Verified:
+    return Verified(
+        scope=report.scope, part=part, records=report.records, bytes=report.bytes, findings=report.counts()
+    )

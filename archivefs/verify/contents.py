@@ -56,8 +56,11 @@ def _give_way() -> None:
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
-def check_names(archive: Archive) -> list[Finding]:
-    """Segments that are missing, and files that the catalog does not know; also while there come new ones."""
+def check_names(archive: Archive, *, mounted: bool) -> list[Finding]:
+    """Segments that are missing, and files that the catalog does not know.
+
+    While somebody writes, a file that is not known may just have been begun.
+    """
     content_dir = archive.root / "content"
     before = archive.reader.segment_ends().keys()
     found = set(segment_names(content_dir))
@@ -73,10 +76,21 @@ def check_names(archive: Archive) -> list[Finding]:
             Severity.WARNING, "segment-unknown", f"content/{name}", "the journal knows nothing of this file",
             "open the archive once (any command): its whole records become entries, the rest is kept aside",
         )
-        for name in sorted(found - known)
+        for name in sorted(found - known if not mounted else ())
         if (content_dir / name).stat().st_size
     ]  # fmt: skip
     return missing + extra
+
+
+def check_lost(archive: Archive) -> list[Finding]:
+    """Entries of which opening the archive has found that the disk does not have their content."""
+    return [
+        Finding(
+            Severity.CRITICAL, "content-lost", f"content/{archive.reader.location(entry).segment}",
+            f"{entry.id}: the file ends before its record", RESTORE,
+        )
+        for entry in archive.reader.lost()
+    ]  # fmt: skip
 
 
 def _check_segment(content_dir: Path, name: str, records: Sequence[Record], *, tails: bool) -> SegmentResult:

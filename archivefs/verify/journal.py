@@ -65,6 +65,8 @@ def check_rows(journal: Journal, catalog: Path, scratch: Path) -> tuple[int, lis
                     if count < upto:
                         what = f"the journal ends at line {count}, the catalog knows line {upto}"
                         return count, [Finding(Severity.CRITICAL, "journal-cut", "journal", what, RESCUE)]
+                    if upto == journal.head.seq and live.applied_sha256() != journal.head.sha256:
+                        return count, [_differs(Difference("meta", "it was made from another journal"))]
                     return count, [_differs(each) for each in live.differences(fresh)]
         except JournalDamagedError as error:
             return 0, [Finding(Severity.CRITICAL, "journal-chain", "journal", str(error), RESCUE)]

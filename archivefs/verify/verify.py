@@ -71,7 +71,8 @@ def verify(archive: Archive, scope: Scope, progress: Progress = lambda done, tot
     mounted = lock.is_held(archive.root)
     if not scope.contents_only:
         report.findings += check_folder(archive.root, mounted=mounted)
-        report.findings += contents.check_names(archive)
+        report.findings += contents.check_names(archive, mounted=mounted)
+        report.findings += contents.check_lost(archive)
         report.events, found = journal.check(archive.root, archive.root / CATALOG)
         report.findings += found
     _check_contents(archive, scope, report, progress, mounted=mounted)

@@ -68,6 +68,10 @@ def a_slow_disk(station: Mounted) -> Iterator[None]:
                                        for each in threads.iterdir()))  # fmt: skip
         yield
         tracer.terminate()
+        try:
+            tracer.wait(5)
+        except subprocess.TimeoutExpired:  # strace can miss the end of a process whose calls it delays
+            tracer.kill()
 
 
 @needs_strace
