@@ -33,7 +33,7 @@ EVENTS: dict[str, type[Event]] = {str(each.__struct_config__.tag): each for each
 EVERY_EVENT = {"seq", "at", "prev", "actor"}
 CODE = re.compile(r"`([^`\n]+)`")
 OPTION = re.compile(r"(?<![\w-])(--[a-z][a-z-]*|-[a-z])(?![\w])")
-NO_PAGE_HAS = re.compile(r"(?<![\w.*-])(/work/|/root/|/tmp/venv|/tmp/docs)")
+NO_PAGE_HAS = re.compile(r"(?<![\w.*-])(/work/|/root/)")
 
 
 def page(name: str) -> str:
