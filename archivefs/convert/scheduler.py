@@ -20,6 +20,7 @@ from archivefs.convert.pool import Answer, Job, Pool, WorkerError, make_job
 from archivefs.errors import ArchiveError
 from archivefs.events import WAITING, Location, Outcome, Status
 from archivefs.operations import BeginAttempt, FinishAttempt, Report
+from archivefs.store.durable import make_dirs
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ class Scheduler:
     async def run(self) -> None:
         """Convert until cancelled; what runs then is recorded as interrupted and waits again."""
         remove_tree(self._work_dir)
+        make_dirs(self._work_dir)
         try:
             async with trio.open_nursery() as nursery:
                 while True:

@@ -148,7 +148,9 @@ class Operations(pyfuse3.Operations):
         return FileHandleT(self._next_handle)
 
     def _open_file(self, handle: Handle) -> FileInfo:
-        return FileInfo(fh=self._keep(handle), keep_cache=handle.keep_cache)
+        # What is made for each open is read directly: the kernel may know the size of an earlier making.
+        direct = not handle.keep_cache
+        return FileInfo(fh=self._keep(handle), keep_cache=handle.keep_cache, direct_io=direct)
 
     def _writable_dir(self, ino: int) -> InboxDir:
         """The inbox folder of that number. Raises EROFS for every other directory."""

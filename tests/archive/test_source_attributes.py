@@ -223,6 +223,8 @@ def test_extended_attributes_come_back_byte_for_byte(
 @pytest.mark.usefixtures("takes_xattrs")
 @pytest.mark.parametrize("mode", [0o644, 0o444, 0o400])
 def test_an_ordinary_user_gets_all_of_it_back_though_the_file_is_not_writable(mode: int) -> None:
+    if not all(folder.stat().st_mode & stat.S_IXOTH for folder in Path(archives.__file__).parents):
+        pytest.skip("an ordinary user cannot reach the folder of this checkout")
     script = """if True:
         import os, sys, tempfile, base64
         from pathlib import Path
