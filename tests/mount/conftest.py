@@ -1,15 +1,13 @@
 """Real mounts: without /dev/fuse there is nothing to test, and in CI that is a failure."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-from mount_parts import Mounted, an_archive
-
-Make = Callable[..., Mounted]
+from mount_parts import Make, Mounted, an_archive
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -393,3 +393,7 @@ def an_archive(
     finally:
         archive.take_down()
     archive.check()
+
+
+Make = Callable[..., Mounted]
+"""The type of the fixture ``mounted``: makes archives; the arguments are those of ``an_archive``."""

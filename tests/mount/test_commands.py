@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Make
 from mount_parts import (
+    Make,
     Mounted,
     an_archive,
     archivefs,

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from conftest import Make
-from mount_parts import Mounted, an_archive, config, converter, is_running, names_in, poll
+from mount_parts import Make, Mounted, an_archive, config, converter, is_running, names_in, poll
 
 from archivefs.events import FINAL
 

@@ -12,8 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from conftest import Make
-from mount_parts import UTC, Mounted, an_archive, config, converter, names_in, run, sha256
+from mount_parts import UTC, Make, Mounted, an_archive, config, converter, names_in, run, sha256
 
 CSV = converter("csv", "function:good:count")
 WAITING = converter("waiting", "function:good:count", settle_seconds=3600)

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Make
 from mount_parts import (
+    Make,
     Mounted,
     an_archive,
     archivefs,

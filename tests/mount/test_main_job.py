@@ -9,8 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Make
-from mount_parts import CONVERTERS, ROOT, Mounted, archivefs, sha256
+from mount_parts import CONVERTERS, ROOT, Make, Mounted, archivefs, sha256
 
 from archivefs.catalog.reader import Entry
 from archivefs.convert import Context, Source

@@ -13,8 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import Make
-from mount_parts import UTC, Mounted, an_archive, config, converter, names_in, run, sha256
+from mount_parts import UTC, Make, Mounted, an_archive, config, converter, names_in, run, sha256
 
 from archivefs import query
 from archivefs.archive import Archive
