@@ -12,7 +12,7 @@ from archivefs.store.frames import FRAME_BYTES, frame_size
 CACHE_BYTES = 128 << 20
 INLINE_BYTES = 64 << 10
 """Frames of at most this content are decompressed in the trio thread when their bytes are in the page cache:
-about 60 us at 1 GB/s, what a hop to another thread costs (tools/measure_constants.py)."""
+about 60 us at 1 GB/s, what a hop to another thread costs."""
 _Key = tuple[str, int, int]
 
 
