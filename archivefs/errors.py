@@ -156,6 +156,12 @@ class UnmountError(MountError):
     exit_code = 34
 
 
+class OutOfMemoryError(MountError):
+    """The daemon had no memory for a request; it unmounted and left."""
+
+    exit_code = 36
+
+
 class ConnectionLostError(MountError):
     """The kernel ended the connection without an unmount; the daemon leaves with everything committed."""
 

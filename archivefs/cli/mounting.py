@@ -23,7 +23,7 @@ LOG_KEPT = 3
 
 @click.command()
 @click.argument("archive", type=click.Path(path_type=Path))
-@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("mountpoint", type=Path)  # not click.Path, which would wait for a mount that hangs
 @click.option("-o", "words", metavar="OPTIONS", multiple=True,
               help="Comma list: allow_other, uid=N, gid=N, umask=N, ro, ...")  # fmt: skip
 @click.option("-f", "--foreground", is_flag=True, help="Stay here and log to stderr.")
@@ -131,9 +131,7 @@ def _daemon(
 
 
 @click.command()
-@click.argument(
-    "mountpoints", nargs=-1, required=True, metavar="MOUNTPOINT...", type=click.Path(path_type=Path)
-)
+@click.argument("mountpoints", nargs=-1, required=True, metavar="MOUNTPOINT...", type=Path)
 @click.option("--lazy", is_flag=True, help="Take it out of the tree now, end when nobody uses it.")
 def umount(mountpoints: tuple[Path, ...], lazy: bool) -> None:
     """Unmount; returns when the daemon has committed everything and ended."""

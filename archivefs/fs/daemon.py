@@ -14,7 +14,7 @@ import trio
 from archivefs.archive import Archive
 from archivefs.committer import Committer
 from archivefs.convert.scheduler import Scheduler
-from archivefs.errors import ConnectionLostError, MountError
+from archivefs.errors import ConnectionLostError, MountError, OutOfMemoryError
 from archivefs.fs import mounts
 from archivefs.fs.capture import Capturer
 from archivefs.fs.frame_cache import FrameCache
@@ -127,7 +127,13 @@ class _Mount:
 
     async def _main(self, everything: trio.CancelScope) -> None:
         """Serve requests; when that ends, for whatever reason, the rest ends too."""
-        await pyfuse3.main(min_tasks=1, max_tasks=MAX_REQUESTS)
+        try:
+            await pyfuse3.main(min_tasks=1, max_tasks=MAX_REQUESTS)
+        except* MemoryError:  # pyfuse3 had no room for a request, so nobody can answer it
+            raise OutOfMemoryError(
+                f"there is not enough memory to serve {self._mountpoint}; what was closed is archived; "
+                "mount it again"
+            ) from None
         everything.cancel()
 
     def _is_mounted(self) -> bool:

@@ -11,7 +11,20 @@ from archivefs.events import Location, Outcome
 from archivefs.fs import inodes
 from archivefs.fs.frame_cache import ContentHandle, FrameCache
 from archivefs.fs.inodes import Kind, Slot
-from archivefs.fs.node import DIR_MODE, FILE_MODE, Attributes, Directory, File, Handle, Node, Text
+from archivefs.fs.node import (
+    BRIEFLY,
+    DIR_MODE,
+    FILE_MODE,
+    FOREVER,
+    MOVING,
+    Attributes,
+    Directory,
+    File,
+    Handle,
+    Node,
+    Text,
+    while_in,
+)
 
 WITH_ERROR = (Outcome.FAILED, Outcome.SUSPENDED, Outcome.REJECTED)
 """Outcomes after which error.txt stands beside the source."""
@@ -28,6 +41,7 @@ class ContentFile(File):
         size: int,
         mtime_ns: int,
         facts: Mapping[bytes, bytes] | None = None,
+        known: float = FOREVER,
     ) -> None:
         self.ino = ino
         self._cache = cache
@@ -35,11 +49,15 @@ class ContentFile(File):
         self._size = size
         self._mtime_ns = mtime_ns
         self._facts = facts or {}
+        self._known = known
 
     def attributes(self) -> Attributes:
         """The original size; the blocks that the record takes on the disk."""
         blocks = -(-self._place.length // 512)
-        return Attributes(self.ino, FILE_MODE, self._size, blocks, self._mtime_ns, self._mtime_ns)
+        return Attributes(
+            self.ino, FILE_MODE, self._size, blocks, self._mtime_ns, self._mtime_ns,
+            entry_timeout=self._known, attr_timeout=self._known,
+        )  # fmt: skip
 
     def xattrs(self) -> Mapping[bytes, bytes]:
         """``user.archivefs.*`` for sources."""
@@ -51,16 +69,20 @@ class ContentFile(File):
 
 
 class TextFile(File):
-    """Bytes made from the catalog. The kernel may keep them: a change of the entry invalidates them."""
+    """Bytes made from the catalog, kept by the kernel as long as their mtime is the same."""
 
-    def __init__(self, ino: int, content: bytes, mtime_ns: int) -> None:
+    def __init__(self, ino: int, content: bytes, mtime_ns: int, known: float) -> None:
         self.ino = ino
         self._content = content
         self._mtime_ns = mtime_ns
+        self._known = known
 
     def attributes(self) -> Attributes:
         """The size of the bytes; they take no blocks of their own."""
-        return Attributes(self.ino, FILE_MODE, len(self._content), 1, self._mtime_ns, self._mtime_ns)
+        return Attributes(
+            self.ino, FILE_MODE, len(self._content), 1, self._mtime_ns, self._mtime_ns,
+            entry_timeout=self._known, attr_timeout=self._known,
+        )  # fmt: skip
 
     def open(self) -> Handle:
         """The bytes as they are now."""
@@ -112,26 +134,30 @@ class EntryNodes:
         ino = inodes.entry_part(Kind.FILE, entry.n, 0, Slot.SOURCE)
         place = self.archive.reader.location(entry)
         facts = describe.LazyXattrs(self.archive, entry)
-        return ContentFile(self.cache, ino, place, entry.size, entry.mtime_ns, facts)
+        return ContentFile(self.cache, ino, place, entry.size, entry.mtime_ns, facts, while_in(entry.status))
 
     def entry_json(self, entry: Entry) -> TextFile:
         """All that is known about an entry."""
         ino = inodes.entry_part(Kind.FILE, entry.n, 0, Slot.ENTRY_JSON)
         content = describe.as_file(describe.entry(self.archive, entry))
-        return TextFile(ino, content, entry.captured_ms * 10**6)
+        # The digits below a millisecond tell the versions apart, for the kernel's cache.
+        when = entry.captured_ms * 10**6 + entry.changed_seq % 10**6
+        return TextFile(ino, content, when, while_in(entry.status))
 
     def error(self, entry: Entry, attempt: Attempt) -> TextFile:
         """Why the last attempt failed."""
         ino = inodes.entry_part(Kind.FILE, entry.n, 0, Slot.ERROR)
-        return TextFile(ino, attempt.error.encode() + b"\n", attempt.started_ms * 10**6)
+        return TextFile(
+            ino, attempt.error.encode() + b"\n", attempt.started_ms * 10**6, while_in(entry.status)
+        )
 
-    def stored(self, stored: Stored, mtime_ns: int) -> ContentFile | None:
+    def stored(self, stored: Stored, mtime_ns: int, known: float = FOREVER) -> ContentFile | None:
         """A report or log, None where it was not kept."""
         if stored.location is None or stored.ordinal > inodes.MAX_REPORT:
             return None
         slot = Slot.REPORT + stored.ordinal if stored.ordinal else Slot.LOG
         ino = inodes.entry_part(Kind.FILE, stored.n, stored.attempt, slot)
-        return ContentFile(self.cache, ino, stored.location, stored.size, mtime_ns)
+        return ContentFile(self.cache, ino, stored.location, stored.size, mtime_ns, known=known)
 
 
 class _NamedDir(Directory):
@@ -164,7 +190,10 @@ class EntryDir(_NamedDir):
     def attributes(self) -> Attributes:
         """Dated by the capture."""
         when = self._entry.captured_ms * 10**6
-        return Attributes(self.ino, DIR_MODE, mtime_ns=when, ctime_ns=when, attr_timeout=1.0)
+        known = FOREVER if self._view == inodes.BY_ID_VIEW else while_in(self._entry.status)
+        return Attributes(
+            self.ino, DIR_MODE, mtime_ns=when, ctime_ns=when, entry_timeout=known, attr_timeout=BRIEFLY
+        )
 
     def xattrs(self) -> Mapping[bytes, bytes]:
         """``user.archivefs.*``."""
@@ -187,7 +216,9 @@ class EntryDir(_NamedDir):
             latest = max((each.attempt for each in contents if each.ordinal), default=0)
             for stored in contents:
                 when = attempts[stored.attempt - 1].started_ms * 10**6
-                node = nodes.stored(stored, when) if stored.attempt == latest and stored.ordinal else None
+                if stored.attempt != latest or not stored.ordinal:
+                    continue
+                node = nodes.stored(stored, when, while_in(entry.status))
                 if node is not None:
                     add(stored.name.encode(), node)
             if last.error and last.outcome in WITH_ERROR:
@@ -209,7 +240,7 @@ class AttemptsDir(_NamedDir):
         """Dated by the last attempt."""
         attempts = self._nodes.archive.reader.attempts(self._n)
         when = attempts[-1].started_ms * 10**6 if attempts else 0
-        return Attributes(self.ino, DIR_MODE, mtime_ns=when, ctime_ns=when, attr_timeout=1.0)
+        return Attributes(self.ino, DIR_MODE, mtime_ns=when, ctime_ns=when, attr_timeout=BRIEFLY)
 
     def named(self) -> list[tuple[bytes, Node]]:
         """``1``, ``2``, ..."""
@@ -238,7 +269,7 @@ class AttemptDir(_NamedDir):
     def attributes(self) -> Attributes:
         """Dated by its start."""
         when = self._attempt().started_ms * 10**6
-        return Attributes(self.ino, DIR_MODE, mtime_ns=when, ctime_ns=when, attr_timeout=1.0)
+        return Attributes(self.ino, DIR_MODE, mtime_ns=when, ctime_ns=when, attr_timeout=BRIEFLY)
 
     def named(self) -> list[tuple[bytes, Node]]:
         """What the attempt left."""
@@ -247,7 +278,9 @@ class AttemptDir(_NamedDir):
         contents = self._nodes.archive.reader.contents(self._n)
         facts = describe.as_file(describe.attempt(attempt, contents))
         ino = inodes.entry_part(Kind.FILE, self._n, self._number, Slot.ATTEMPT_JSON)
-        found: list[tuple[bytes, Node]] = [(b"attempt.json", TextFile(ino, facts, when))]
+        ended = bool(attempt.outcome)
+        file = TextFile(ino, facts, when + ended, FOREVER if ended else MOVING)
+        found: list[tuple[bytes, Node]] = [(b"attempt.json", file)]
         for stored in contents:
             node = self._nodes.stored(stored, when) if stored.attempt == self._number else None
             if node is not None:

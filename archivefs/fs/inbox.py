@@ -241,17 +241,17 @@ class Inbox:
     # -- finding ---------------------------------------------------------------------------------------
 
     def path(self, item: InboxItem) -> bytes:
-        """Where it is in staging. Raises ``FileNotFoundError`` for what was removed."""
+        """Where it is in staging. Raises ``ESTALE`` for what has left: the kernel looks its name up again."""
         if item.unlinked:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         return b"/".join((self.top, *item.parts))
 
     def item(self, ino: int) -> InboxItem:
-        """The item of a number that the kernel knows. Raises ``FileNotFoundError``."""
+        """The item of a number that the kernel knows. Raises ``ESTALE`` as ``path`` does."""
         try:
             return self._items[ino]
         except KeyError:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from None
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) from None
 
     def find(self, parent: InboxDir, name: bytes) -> InboxItem | None:
         """What stands under a name."""

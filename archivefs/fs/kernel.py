@@ -1,6 +1,8 @@
 """The kernel's caches: what it must forget when something changes. Speaks to it from a thread of its own.
 
 A notification may wait for a request that is being answered, so it must never be sent from the trio thread.
+What a conversion moves is cached too briefly to need any (``node.MOVING``); so they are rare: an entry that
+had come to its end goes on.
 """
 
 import contextlib
@@ -15,14 +17,15 @@ from pyfuse3 import FileNameT, InodeT
 from archivefs.archive import Archive
 from archivefs.catalog.catalog import Change
 from archivefs.catalog.reader import Entry
+from archivefs.events import FINAL, Status
 from archivefs.fs import inodes
 from archivefs.fs.inodes import BY_ID_VIEW, Kind, Slot
 from archivefs.fs.views import VIEWS, Levels, leaf, path_to
 
 log = logging.getLogger(__name__)
 
-_Message = tuple[int, bytes | bool]
-"""Inode and name to forget; or inode and whether only its attributes changed."""
+_Message = tuple[int, bytes | None]
+"""Directory and name to forget; or an inode whose attributes are to be forgotten."""
 
 
 class Kernel:
@@ -38,9 +41,13 @@ class Kernel:
         """The name in that directory means something else now, or nothing."""
         self._queue.put((parent, name))
 
-    def forget_inode(self, ino: int, *, attributes_only: bool = False) -> None:
-        """Attributes, and perhaps bytes, of that file have changed."""
-        self._queue.put((ino, attributes_only))
+    def forget_attributes(self, ino: int) -> None:
+        """The attributes of that file have changed. Where its mtime has, the kernel drops its bytes, too.
+
+        That is the kernel's option ``auto_inval_data``. To drop the bytes from here could wait for a page that
+        is being read.
+        """
+        self._queue.put((ino, None))
 
     def stop(self) -> None:
         """Send nothing more: from now on nobody answers the kernel, and a notification could wait."""
@@ -58,8 +65,8 @@ class Kernel:
                 continue
             # ENOENT: the kernel does not know it, which is what is wanted.
             with contextlib.suppress(OSError):
-                if isinstance(name, bool):
-                    pyfuse3.invalidate_inode(InodeT(ino), attr_only=name)
+                if name is None:
+                    pyfuse3.invalidate_inode(InodeT(ino), attr_only=True)
                 else:
                     pyfuse3.invalidate_entry(InodeT(ino), FileNameT(name))
 
@@ -76,15 +83,15 @@ class Invalidator:
         """A listener for the committer."""
         emptied = set()
         for change in changes:
-            if change.before is None:
+            if change.before not in FINAL:
                 continue
             entry = self._archive.reader.entry(change.n)
             if entry is None:
                 continue
+            self._facts_changed(entry)
             if change.before is not change.after:
-                self._moved(entry, change)
+                self._moved(entry, change.before)
                 emptied.add((change.converter_id, change.day, change.before))
-            self._content_changed(entry)
         for converter_id, day, status in emptied:
             for view in range(len(VIEWS)):
                 parent = inodes.level(inodes.Place(view, 0))
@@ -94,26 +101,21 @@ class Invalidator:
                         break
                     parent = inodes.level(place)
 
-    def _moved(self, entry: Entry, change: Change) -> None:
-        assert change.before is not None
+    def _facts_changed(self, entry: Entry) -> None:
+        for slot in (Slot.SOURCE, Slot.ENTRY_JSON):
+            self._kernel.forget_attributes(inodes.entry_part(Kind.FILE, entry.n, 0, slot))
+
+    def _moved(self, entry: Entry, before: Status) -> None:
+        """Its names in the views, and those beside its source that the next attempt replaces."""
         label = entry.label(self._archive.zone)
         for number, view in enumerate(VIEWS):
-            parent = inodes.level(leaf(number, entry, change.before))
+            parent = inodes.level(leaf(number, entry, before))
             self._kernel.forget_name(parent, entry.flat_name if view.flat else label)
-
-    def _content_changed(self, entry: Entry) -> None:
-        """entry.json, the source's attributes, and the names that an attempt adds or takes away."""
-        n = entry.n
-        for slot in (Slot.ENTRY_JSON, Slot.ERROR):
-            self._kernel.forget_inode(inodes.entry_part(Kind.FILE, n, 0, slot))
-        source = inodes.entry_part(Kind.FILE, n, 0, Slot.SOURCE)
-        self._kernel.forget_inode(source, attributes_only=True)
-        if not entry.attempts:
-            return
-        self._kernel.forget_inode(inodes.entry_part(Kind.FILE, n, entry.attempts, Slot.ATTEMPT_JSON))
-        reports = [stored.name.encode() for stored in self._archive.reader.contents(n) if stored.ordinal]
+        reports = [
+            stored.name.encode() for stored in self._archive.reader.contents(entry.n) if stored.ordinal
+        ]
         views = [number for number, view in enumerate(VIEWS) if not view.flat]
-        for view_number in (*views, BY_ID_VIEW):
-            parent = inodes.entry_part(Kind.ENTRY, n, 0, view_number)
+        for view_number in (*views, BY_ID_VIEW) if entry.attempts else ():
+            parent = inodes.entry_part(Kind.ENTRY, entry.n, 0, view_number)
             for name in {b"report.json", b"error.txt", *reports}:
                 self._kernel.forget_name(parent, name)

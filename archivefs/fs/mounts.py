@@ -1,5 +1,7 @@
 """Mounts as the system sees them: options, mountpoints, which archives are mounted where. No pyfuse3 here."""
 
+import contextlib
+import ctypes
 import errno
 import os
 import shutil
@@ -17,6 +19,9 @@ DEVICE = Path("/dev/fuse")
 FUSE_CONF = Path("/etc/fuse.conf")
 DEAD = (errno.ENOTCONN, errno.ECONNABORTED)
 """What a mount answers whose daemon is gone."""
+CONNECTIONS = Path("/sys/fs/fuse/connections")
+RELEASE_SECONDS = 10.0
+MNT_FORCE, MNT_DETACH = 1, 2
 UNMOUNT_SECONDS = 60.0
 """How long ``umount`` waits for the daemon to commit what it has and end."""
 _PASSED = {
@@ -103,10 +108,14 @@ def require_fuse() -> None:
 
 
 class Mount(NamedTuple):
-    """A line of /proc/self/mountinfo; ``source`` is what ``source_of`` made of the archive's folder."""
+    """A line of /proc/self/mountinfo; ``source`` is what ``source_of`` made of the archive's folder.
+
+    ``connection`` is its number below /sys/fs/fuse/connections.
+    """
 
     mountpoint: Path
     source: str
+    connection: int
 
     @property
     def root(self) -> Path:
@@ -126,7 +135,8 @@ def mounted() -> list[Mount]:
         left, _, right = line.partition(" - ")
         kind, source = right.split(" ")[:2]
         if kind == f"fuse.{SUBTYPE}":
-            found.append(Mount(Path(_plain(left.split(" ")[4])), _plain(source)))
+            words = left.split(" ")
+            found.append(Mount(Path(_plain(words[4])), _plain(source), int(words[2].partition(":")[2])))
     return found
 
 
@@ -145,13 +155,14 @@ def mountpoint_of(root: Path) -> Path | None:
 
 def check_mountpoint(mountpoint: Path) -> None:
     """Raise ``MountpointError`` unless it is an empty folder; a dead mount left there is taken away first."""
+    _release(mountpoint)
     try:
         names = os.listdir(mountpoint)  # noqa: PTH208  of a dead mount, stat may still be cached
     except OSError as error:
         if error.errno not in DEAD:
             raise MountpointError(f"mountpoint {mountpoint}: {error.strerror}") from None
-        if os.geteuid() == 0:  # ends the connection for those who still wait for an answer
-            subprocess.run(["umount", "-f", str(mountpoint)], capture_output=True, check=False)
+        if os.geteuid() == 0:
+            _force_umount(mountpoint)
         if any(each.mountpoint == mountpoint for each in mounted()):
             _run_umount(mountpoint, lazy=True)
         check_mountpoint(mountpoint)
@@ -162,6 +173,49 @@ def check_mountpoint(mountpoint: Path) -> None:
         raise MountpointError(
             f"mountpoint {mountpoint}: not empty; move away what is in it, a mount would hide it"
         )
+
+
+def _release(mountpoint: Path) -> None:
+    """Free a mount whose daemon was killed while a thread of it waited for the kernel.
+
+    Such a thread keeps connection and archive, and whoever asks the mount waits with it: so the connection is
+    ended from the kernel's side. Raises ``MountpointError`` where that does not help.
+    """
+    for mount in mounted():
+        who = lock.holder(mount.root) if mount.mountpoint == mountpoint and lock.is_held(mount.root) else None
+        if who is None or not _is_dead(who.pid):
+            continue
+        file = CONNECTIONS / str(mount.connection) / "abort"
+        if os.geteuid() == 0:
+            _force_umount(mountpoint)
+        else:
+            with contextlib.suppress(OSError):  # perhaps it is not mounted there, as in containers
+                file.write_text("1")
+        deadline = time.monotonic() + RELEASE_SECONDS
+        while lock.is_held(mount.root):
+            if time.monotonic() > deadline:
+                raise MountpointError(
+                    f"mountpoint {mountpoint}: process {who.pid} was killed and waits in the kernel; "
+                    f"as root: echo 1 > {file}"
+                )
+            time.sleep(0.02)
+
+
+def _force_umount(mountpoint: Path) -> None:
+    """End the connection for those who still wait for an answer, and unmount, as umount2(2) says.
+
+    umount(8) would ask the mount for its attributes first, and wait for them.
+    """
+    ctypes.CDLL(None).umount2(os.fsencode(mountpoint), MNT_FORCE | MNT_DETACH)
+
+
+def _is_dead(pid: int) -> bool:
+    """Whether the process has ended, but for threads that wait for the kernel."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state in "ZX"
 
 
 def unmount(mountpoint: Path, *, lazy: bool = False) -> None:
@@ -175,7 +229,9 @@ def unmount(mountpoint: Path, *, lazy: bool = False) -> None:
         places = ", ".join(str(each.mountpoint) for each in mounted()) or "nowhere"
         raise NotMountedError(f"no archive is mounted at {mountpoint}; archives are mounted at: {places}")
     who = lock.holder(mount.root)
-    _run_umount(mountpoint, lazy=lazy)
+    _release(mountpoint)
+    if any(each.mountpoint == mountpoint for each in mounted()):
+        _run_umount(mountpoint, lazy=lazy)
     deadline = time.monotonic() + UNMOUNT_SECONDS
     while not lazy and who is not None and lock.is_held(mount.root):
         now = lock.holder(mount.root)

@@ -5,10 +5,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from archivefs.events import FINAL, Status
+
 FOREVER = 86_400.0
 """Seconds that the kernel may cache what never changes, or what is invalidated when it does."""
 BRIEFLY = 1.0
 """Seconds that the kernel may cache what changes without being told, such as a directory's mtime."""
+MOVING = 0.5
+"""Seconds that it may cache names and facts of what a conversion is about to change.
+
+It is not told of those changes: a message about a name waits for the lock of its folder, which a program may
+hold that waits for this process; killed at that moment, both wait for ever.
+"""
 DIR_MODE = stat.S_IFDIR | 0o555
 FILE_MODE = stat.S_IFREG | 0o444
 
@@ -26,6 +34,11 @@ class Attributes(NamedTuple):
     gid: int | None = None
     entry_timeout: float = FOREVER
     attr_timeout: float = FOREVER
+
+
+def while_in(status: Status) -> float:
+    """How long the kernel may cache what depends on an entry's status, in seconds."""
+    return FOREVER if status in FINAL else MOVING
 
 
 class Node(ABC):

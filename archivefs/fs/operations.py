@@ -74,6 +74,9 @@ def _boundary(handler: Callable[_P, Coroutine[Any, Any, _R]]) -> Callable[_P, Co
         except OSError as error:
             log.debug("%s: %s", handler.__name__, error)
             raise FUSEError(errno_of(error)) from None
+        except MemoryError:
+            log.error("%s: there is not enough memory", handler.__name__)
+            raise FUSEError(errno.ENOMEM) from None
         except Exception:
             log.exception("%s failed; the request gets EIO", handler.__name__)
             raise FUSEError(errno.EIO) from None

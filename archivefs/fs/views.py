@@ -14,7 +14,7 @@ from archivefs.events import STATUSES, Status
 from archivefs.fs import inodes
 from archivefs.fs.entry import EntryDir, EntryNodes
 from archivefs.fs.inodes import BY_ID_VIEW, Fixed, Place
-from archivefs.fs.node import BRIEFLY, DIR_MODE, Attributes, Directory, Node
+from archivefs.fs.node import BRIEFLY, DIR_MODE, FOREVER, Attributes, Directory, Node, while_in
 
 PAGE = 500
 """Entries read from the catalog at once: about 100 kB, and few enough not to be felt by other requests."""
@@ -157,9 +157,12 @@ class LevelDir(Directory):
         self._changed_ns = changed_ns
 
     def attributes(self) -> Attributes:
-        """Dated by the last change of the archive; kept briefly, its names as long as they hold."""
-        when = self._changed_ns
-        return Attributes(self.ino, DIR_MODE, mtime_ns=when, ctime_ns=when, attr_timeout=BRIEFLY)
+        """Dated by the last change of the archive; kept briefly, its name as long as it holds."""
+        when, status = self._changed_ns, self._place.status
+        known = FOREVER if status < 0 else while_in(STATUSES[status])
+        return Attributes(
+            self.ino, DIR_MODE, mtime_ns=when, ctime_ns=when, entry_timeout=known, attr_timeout=BRIEFLY
+        )
 
     @property
     def _is_leaf(self) -> bool:

@@ -16,13 +16,6 @@ from fault_parts import Station, connections, missing
 from makers import Make, MakeDisk
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All of them together take long: they run with tools/test --long."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.long)
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _privileges(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     if not Path("/dev/fuse").exists():

@@ -1,5 +1,6 @@
 """Daemons that stop, hang, are cut off or meet each other; clocks that jump; processes without means."""
 
+import contextlib
 import errno
 import json
 import os
@@ -7,16 +8,17 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
-from fault_parts import Station, abort, is_mountpoint, pause, say, threads, writers
+from fault_parts import Station, abort, is_mountpoint, pause, say, threads, waits, writers
 from ledger import Ledger
 from makers import Make
-from mount_parts import archivefs, command, environment, poll, run
+from mount_parts import archivefs, command, environment, is_running, poll, run
 from test_full import attempt
 from test_refused_calls import begun, end
 
@@ -142,6 +144,37 @@ def test_a_stale_mount_and_a_dead_holder_are_healed_by_the_next_mount(station: M
     end(archive, ledger)
 
 
+@pytest.mark.parametrize("command_word", ["mount", "umount"])
+def test_a_killed_daemon_that_waits_in_the_kernel_for_ever_is_freed_by_the_next_command(
+    station: Make, command_word: str
+) -> None:
+    """Whoever looks at such a mount waits with it; the command must not."""
+    archive = station()
+    script = Path(__file__).parent / "hanging_mount.py"
+    hanging = subprocess.Popen(
+        [sys.executable, str(script), str(archive.root), str(archive.point)],
+        env=environment(), stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert hanging.stdout is not None
+    try:
+        assert hanging.stdout.readline() == "mounted\n"
+        reader = subprocess.Popen(["ls", str(archive.point / "stuck")], stderr=subprocess.DEVNULL)
+        assert hanging.stdout.readline() == "stuck\n"
+        poll("the thread that waits", lambda: "fuse_reverse_inval_entry" in waits(hanging.pid))
+        hanging.kill()
+        poll("a leader that ended", lambda: not is_running(hanging.pid))
+        assert threads(hanging.pid), "nothing is left, so nothing hangs"
+        archivefs(command_word, *([archive.root] if command_word == "mount" else []), archive.point)
+        assert reader.wait(10) != 0
+        assert hanging.wait(10) == -signal.SIGKILL
+    finally:
+        hanging.stdout.close()
+        hanging.kill()
+    if command_word == "mount":
+        archive.umount()
+    archivefs("ls", "--archive", archive.root)
+
+
 def test_reading_commands_on_a_read_only_disk_work_or_say_why_not(station: Make, tmp_path: Path) -> None:
     archive, ledger = begun(station())
     archive.umount()
@@ -202,7 +235,8 @@ def _limited(station: Station, kind: int, limit: int, act: Callable[[], None]) -
     try:
         act()
     finally:
-        resource.prlimit(station.pid, kind, before)
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(station.pid, kind, before)
 
 
 def test_a_daemon_without_file_descriptors_refuses_and_recovers(station: Make) -> None:
@@ -237,8 +271,10 @@ def test_a_daemon_without_file_descriptors_refuses_and_recovers(station: Make) -
 
 
 def test_a_daemon_without_memory_refuses_and_recovers(station: Make) -> None:
+    """Where there is none even to read a request, it leaves by itself, unmounted, and says why."""
     archive, ledger = begun(station())
     seen: dict[int, int] = {}
+    ends = 0
     status = Path(f"/proc/{archive.pid}/status").read_text()
     used = int(next(line for line in status.splitlines() if line.startswith("VmData")).split()[1]) * 1024
 
@@ -249,9 +285,16 @@ def test_a_daemon_without_memory_refuses_and_recovers(station: Make) -> None:
 
     for spare in (30, 8, 2, 0, -4):
         _limited(archive, resource.RLIMIT_DATA, used + (spare << 20), act)
-        assert archive.is_alive(), archive.log()[-2000:]
+        if not archive.is_alive():
+            ends += 1
+            poll("its end", lambda: threads(archive.pid) == 0, 20)
+            assert "not enough memory to serve" in archive.log()
+            assert not is_mountpoint(archive.point)
+            archive.expected_log.append("not enough memory")
+            archive.mount()
     assert sum(seen.values()) > seen.get(0, 0), "memory never was short"
-    say("memory limit", rounds=5, acknowledged=ledger.size, refused=sum(seen.values()) - seen.get(0, 0))
+    refused = sum(seen.values()) - seen.get(0, 0)
+    say("memory limit", rounds=5, acknowledged=ledger.size, refused=refused, lost=0, mount_ends=ends)
     end(archive, ledger)
 
 
