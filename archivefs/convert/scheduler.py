@@ -193,7 +193,7 @@ class Scheduler:
                 if interrupted:
                     return
             await trio.sleep(delay)
-            delay = min(2 * delay, 30)
+            delay = min(2 * delay, 5)
 
     def _verdict(self, entry: Entry, config: ConverterConfig, answer: Answer) -> tuple[Status, int, str]:
         """Status, time of the next attempt (0: none) and error text that follow from an answer."""

@@ -52,6 +52,15 @@ def test_the_same_name_dropped_twice_is_two_entries_and_both_are_converted(stati
     assert reports == [5, 10]
 
 
+def test_a_name_can_be_saved_again_at_the_very_moment_its_file_leaves(mounted: Make) -> None:
+    """The kernel still knows the file that left, and asks for it when the program opens the name."""
+    station = mounted(config(converter("files", settle_seconds=0, linger_seconds=0)))
+    for number in range(100):
+        station.drop("files", "again.csv", b"%d" % number)
+    kept = {station.content(row) for row in station.entries("again.csv")}
+    assert kept == {b"%d" % number for number in range(100)}
+
+
 def test_the_same_content_under_the_same_name_in_one_second_is_two_directories(station: Mounted) -> None:
     for _ in range(2):
         Path(os.fsdecode(station.drop("waiting", "twin.csv", b"same"))).unlink()
