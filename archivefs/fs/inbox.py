@@ -31,6 +31,8 @@ KERNEL_SECONDS = 1.0
 Only it changes them, but files leave by themselves. It is not told of that: such a message waits for the lock
 of the folder, which a program may hold that waits for this process; killed then, both wait for ever.
 """
+PATH_MAX = 4096
+"""Longest path that Linux takes, with the zero behind it (linux/limits.h)."""
 THREAD_BYTES = 64 << 10
 """Reads and writes from this size on go through a thread: they may wait for the disk."""
 
@@ -423,6 +425,20 @@ class Inbox:
         if isinstance(target, InboxDir) != isinstance(item, InboxDir):
             number = errno.EISDIR if isinstance(target, InboxDir) else errno.ENOTDIR
             raise OSError(number, os.strerror(number))
+
+    def check_length(self, folder: InboxDir, parent: InboxDir, name: bytes) -> None:
+        """Raise ``ENAMETOOLONG`` where a rename would give something in ``folder`` a path that is too long.
+
+        Reads the folder, however large; call it in a thread.
+        """
+        top = self.path(folder)
+        grows = len(self.path(parent)) + 1 + len(name) - len(top)
+        if grows <= 0:
+            return
+        for path, folders, files in os.walk(top):
+            longest = max((len(each) for each in (*folders, *files)), default=0)
+            if len(path) + 1 + longest + grows >= PATH_MAX:
+                raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
 
     def set_mode(self, item: InboxItem, mode: int) -> None:
         """chmod. An ordinary user's daemon keeps its own access to the file."""

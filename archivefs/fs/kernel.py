@@ -44,8 +44,8 @@ class Kernel:
     def forget_attributes(self, ino: int) -> None:
         """The attributes of that file have changed. Where its mtime has, the kernel drops its bytes, too.
 
-        That is the kernel's option ``auto_inval_data``. To drop the bytes from here could wait for a page that
-        is being read.
+        That is the kernel's option ``auto_inval_data``. To drop the bytes from here could wait for a page
+        that is being read.
         """
         self._queue.put((ino, None))
 

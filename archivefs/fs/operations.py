@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import pyfuse3
+import trio
 from pyfuse3 import (
     EntryAttributes,
     FileHandleT,
@@ -420,6 +421,8 @@ class Operations(pyfuse3.Operations):
         self._inbox.check_rename(item, new, name_new, replace=replace)
         if isinstance(item, InboxFile):
             item.actor = actor_of(ctx.uid, ctx.pid)
+        elif isinstance(item, InboxDir):
+            await trio.to_thread.run_sync(self._inbox.check_length, item, new, name_new)
         await self._capturer.rename(item, new, name_new)
 
     @_boundary

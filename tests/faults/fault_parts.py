@@ -285,6 +285,20 @@ def writers(station: Station, folder: Path, count: int, kinds: str = "files,othe
                 each.stdin.close()
 
 
+@contextmanager
+def walkers(point: Path, count: int) -> Iterator[None]:
+    """Processes that list every folder of the mount again and again, also while it is dead."""
+    loop = 'while :; do find "$0" -path "$0/inbox" -prune -o -print >/dev/null 2>&1; sleep 0.01; done'
+    crowd = [subprocess.Popen(["sh", "-c", loop, str(point)], start_new_session=True) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for each in crowd:
+            os.killpg(each.pid, signal.SIGKILL)
+        for each in crowd:
+            each.wait()
+
+
 def deadline(seconds: float) -> float:
     """The monotonic time by which something must have happened."""
     return time.monotonic() + seconds

@@ -1,4 +1,4 @@
-"""A mount of the worst kind: ARCHIVE MOUNTPOINT. Listing ``stuck/`` waits for ever, and holds the folder's lock.
+"""A mount of the worst kind: ARCHIVE MOUNTPOINT. Listing ``stuck/`` never ends, and holds the folder's lock.
 
 Meanwhile a thread tells the kernel to forget a name in there and waits for that lock. Killed now, the process
 keeps its archive and its mount, and whoever asks the mount waits.

@@ -8,14 +8,14 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from fault_parts import Station, pause, sabotage, say, writers
+from fault_parts import Station, pause, sabotage, say, walkers, writers
 from ledger import Ledger
 from makers import Make
 from mount_parts import config, converter, poll
 
 from archivefs.archive import Archive
 
-WRITERS = 4
+WRITERS, WALKERS = 4, 2
 LOST_CONNECTION = (errno.ENOTCONN, errno.ECONNABORTED)
 STAGED = "staging/inbox/files"
 EXPECTED = ("stays in staging",)
@@ -24,7 +24,7 @@ EXPECTED = ("stays in staging",)
 def hammer(station: Station, folder: Path, rounds: int, examine_every: int) -> None:
     """Writers write without end; the daemon is killed and mounted again, and now and then all is compared."""
     chance = random.Random(rounds)
-    with writers(station, folder, WRITERS) as ledger:
+    with writers(station, folder, WRITERS) as ledger, walkers(station.point, WALKERS):
         for number in range(1, rounds + 1):
             station.mount()
             before = ledger.noted()

@@ -19,8 +19,6 @@ from pathlib import Path
 import pytest
 from mount_parts import Mounted, an_archive, config, converter, run
 
-pytestmark = pytest.mark.long
-
 Make = Callable[..., Mounted]
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as other users")
 OTHERS = ("-o", "allow_other") if os.geteuid() == 0 else ()
@@ -240,7 +238,7 @@ def test_folders_without_end_are_answered_and_can_be_removed(station: Mounted) -
     assert not top.exists()
 
 
-def test_a_path_that_grew_too_long_by_renames_keeps_nobody_from_mounting_again(mounted: Make) -> None:
+def test_a_rename_that_would_make_a_path_too_long_is_refused(mounted: Make) -> None:
     archive, part = mounted(TWO), "d" * 200
     inbox = archive.inbox / "csv"
     for name in ("left", "right"):
@@ -249,7 +247,7 @@ def test_a_path_that_grew_too_long_by_renames_keeps_nobody_from_mounting_again(m
     (inbox / "left" / part / "in the depths.csv").write_bytes(b"saved")
     (inbox / "right" / part / "moved.csv").write_bytes(b"saved, too")
     bottom = inbox / "left" / "/".join([part] * 10)
-    with contextlib.suppress(OSError):
+    with pytest.raises(OSError, match="too long"):
         (inbox / "right").rename(bottom / "right")
     archive.drop("files", "after.bin", b"the others go on")
     archive.remount()
@@ -335,8 +333,8 @@ def tiny_files(archive: Mounted, count: int, writers: int = 8) -> None:
     archive.wait_for("an empty inbox", lambda: not names_in(archive.inbox / "files"), 120)
 
 
-def test_twenty_thousand_tiny_files_are_archived(mounted: Make) -> None:
-    tiny_files(mounted(TWO), 20_000)
+def test_five_thousand_tiny_files_are_archived(mounted: Make) -> None:
+    tiny_files(mounted(TWO), 5_000)
 
 
 @pytest.mark.long
