@@ -95,7 +95,7 @@ def test_fio_reads_back_what_it_wrote(station: Make) -> None:
     said = run(
         "fio", "--name=verify", f"--directory={archive.inbox / 'files'}", "--rw=randwrite", "--bs=4k-64k",
         "--size=12m", "--numjobs=2", "--verify=crc32c", "--do_verify=1", "--verify_fatal=1",
-        "--ioengine=psync", "--randrepeat=1", "--output-format=json", "--minimal",
+        "--ioengine=psync", "--randrepeat=1", "--output-format=json", "--minimal", cwd=archive.point.parent,
     )  # fmt: skip
     assert "verify failed" not in said
     contents = [archive.content(archive.entries(f"verify.{number}.0")[-1]) for number in range(2)]
@@ -106,7 +106,7 @@ def test_fio_reads_back_what_it_wrote(station: Make) -> None:
     run(
         "fio", "--name=verify", f"--directory={target}", "--rw=randwrite", "--bs=4k-64k", "--size=12m",
         "--numjobs=2", "--verify=crc32c", "--verify_only", "--verify_fatal=1", "--ioengine=psync",
-        "--randrepeat=1",
+        "--randrepeat=1", cwd=archive.point.parent,
     )  # fmt: skip
     archive.umount()
     assert archive.unexpected() == []
