@@ -10,7 +10,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,7 +20,7 @@ from archivefs import __version__
 from archivefs import config as configuration
 from archivefs.catalog.catalog import Catalog, Change
 from archivefs.catalog.compare import told
-from archivefs.catalog.reader import Reader
+from archivefs.catalog.reader import DictionaryRow, Reader
 from archivefs.config import ConverterConfig
 from archivefs.errors import (
     ArchiveError,
@@ -32,14 +32,22 @@ from archivefs.errors import (
     LockedError,
     NoSpaceError,
     NotAnArchiveError,
+    OtherSchemaError,
     ReadOnlyError,
 )
-from archivefs.events import AnyEvent, AttemptFinished, Created, Event, Outcome, Status, Voided
-from archivefs.operations import IdClock, Operation, Transaction, captured_event
+from archivefs.events import (
+    AnyEvent,
+    Created,
+    DictionaryTrained,
+    Event,
+)
+from archivefs.operations import IdClock, Operation, Transaction
+from archivefs.packing import Packing
+from archivefs.reopening import Reopening
 from archivefs.store import lock, recovery
 from archivefs.store.content import ContentReader
-from archivefs.store.durable import make_dirs, replacing, sync_dir, sync_file
-from archivefs.store.segment import ScannedRecord
+from archivefs.store.dictionaries import Dictionaries
+from archivefs.store.durable import make_dirs, replacing, sync_dir
 from archivefs.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -68,6 +76,8 @@ class Archive:
     """
 
     reader: Reader
+    packing: Packing
+    """How what is captured now is compressed; only of an archive that is open for writing."""
     alarms: dict[str, str]
     """What a person should look at, by what it is about; shown in health.json."""
     _lock: lock.Lock | None
@@ -94,7 +104,7 @@ class Archive:
         self.root = root
         self.config = configuration.load(root)
         self.zone = self.config.zone
-        self.content = ContentReader(root / "content")
+        self.content = ContentReader(root / "content", Dictionaries(root / "dictionaries"))
         self._clock = clock
         self.alarms = {}
         self._lock = None
@@ -201,9 +211,23 @@ class Archive:
         self.reader = Reader.open(self.root / CATALOG)
         self._committed = Reader(self._catalog.db)
         self._ids = IdClock(self.reader.last_id())
+        self.packing = Packing(self.config, {})
+        self._use_dictionaries(self.reader.dictionaries())
         self._recover(store)
-        recovery.sweep_staging(self.root / "staging")
+        recovery.sweep(self.root)
         store.journal.seal_finished_days()
+
+    def _use_dictionaries(self, rows: Iterable[DictionaryRow]) -> None:
+        """Compress with these from now on; later ones take the place of earlier ones."""
+        for row in rows:
+            try:
+                dictionary = self.content.dictionaries.by_name(row.name)
+            except ContentDamagedError as error:
+                self._alarm(
+                    f"dictionaries/{row.name}", f"{error}; what was compressed with it cannot be read"
+                )
+                continue
+            self.packing.use(row.converter, row.content, dictionary)
 
     def _open_catalog(self) -> Catalog:
         path = self.root / CATALOG
@@ -218,6 +242,10 @@ class Archive:
                 "the catalog is damaged (%s); kept as %s, made again from the journal", error, kept.name
             )
             remove_catalog(path, keep_as=kept)
+            return Catalog(path)
+        except OtherSchemaError as error:
+            log.warning("%s: making it now", error)
+            remove_catalog(path)
             return Catalog(path)
         except apsw.Error as error:
             raise CatalogError(f"{path} cannot be opened: {error}") from None
@@ -253,80 +281,16 @@ class Archive:
             )
 
     def _recover(self, store: Store) -> None:
-        """Torn ends are kept aside and cut; whole sources become entries; running attempts wait again."""
-        events: list[Event] = []
-        if (cut := recovery.cut_journal(store, self.root)) is not None:
-            events.append(cut)
-        txn = self._transaction(store)
-        for tail in recovery.find_tails(store.content_dir, self.reader.segment_ends()):
-            end = tail.end
-            for record in tail.records:
-                if not self._is_unknown_source(record):
-                    break
-                txn.record(captured_event(txn, record.header, record.location))
-                end = record.location.offset + record.location.length
-            if end > tail.end:
-                sync_file(store.content_dir / tail.segment)
-            if end < tail.size:
-                reason = "bytes behind the last record that the journal knows"
-                events.append(recovery.cut_tail(store, tail._replace(end=end), reason))
-        for entry in self.reader.with_status(Status.CONVERTING):
-            attempt = self.reader.attempts(entry.n)[-1]
-            events.append(
-                AttemptFinished(
-                    id=entry.id, attempt=attempt.attempt, outcome=Outcome.INTERRUPTED, status=Status.PENDING,
-                    started_ms=attempt.started_ms, duration_ms=0, due_ms=self.now_ms(),
-                    error="archivefs stopped while this conversion ran",
-                )
-            )  # fmt: skip
-        events += self._voided(store)  # last: an entry that was being converted is lost, too
-        if events or txn.events:
-            log.warning("recovered after an unclean stop: %d events", len(events) + len(txn.events))
-            self._write([*events, *txn.events])
+        """Bring in order what a stop left behind."""
+        left = Reopening(store, self.reader, self.content, self._alarm).events(self._transaction(store))
+        if left:
+            log.warning("recovered after an unclean stop: %d events", len(left))
+            self._write(left)
             self._ids = IdClock(self.reader.last_id())
-
-    def _voided(self, store: Store) -> list[Event]:
-        """Events for contents that a segment should have and is too short for.
-
-        A segment that is missing as a whole is reported only: its disk may just not be mounted.
-        """
-        voided: list[Event] = []
-        for name, end in self.reader.segment_ends().items():
-            try:
-                size = (store.content_dir / name).stat().st_size
-            except FileNotFoundError:
-                self._alarm(name, f"the segment content/{name} is missing; its entries cannot be read")
-                store.retire(name)
-                continue
-            if size >= end:
-                continue
-            store.retire(name)
-            self._alarm(name, f"the segment content/{name} ends at {size}, the journal says {end}")
-            reason = f"content/{name} ends at {size}"
-            beyond = self.reader.contents_beyond(name, size)
-            voided += [
-                Voided(id=id_, attempt=attempt, ordinal=ordinal, reason=reason)
-                for id_, attempt, ordinal in beyond
-            ]
-            whole = max((each.offset + each.length for each in self.reader.records(name)
-                         if each.offset + each.length <= size), default=0)  # fmt: skip
-            if whole < size:
-                voided.append(recovery.cut_tail(store, recovery.Tail(name, whole, size, []), reason))
-        return voided
 
     def _alarm(self, about: str, what: str) -> None:
         log.error("%s", what)
         self.alarms[about] = what
-
-    def _is_unknown_source(self, record: ScannedRecord) -> bool:
-        """Whether a record behind the journal's last is a source that is whole, and no entry yet."""
-        header, place = record.header, record.location
-        if header.kind != "source" or self.reader.by_id(header.id) is not None:
-            return False
-        try:
-            return self.content.sha256(place, header.size) == header.sha256
-        except ContentDamagedError:
-            return False
 
     # -- writing ---------------------------------------------------------------------------------------
 
@@ -349,7 +313,7 @@ class Archive:
         prepared = []
         for index, operation in enumerate(operations):
             try:
-                operation.prepare(self.config)
+                operation.prepare(self.packing)
                 prepared.append(index)
             except Exception as error:
                 outcomes[index] = _failed(operation, error)
@@ -384,6 +348,8 @@ class Archive:
             log.exception("the catalog refused %d events; they are in the journal", len(self._unapplied))
             return []
         self._unapplied = []
+        if any(isinstance(event, DictionaryTrained) for event in events):
+            self._use_dictionaries(self._committed.dictionaries())
         return changes
 
     def keep_house(self) -> None:

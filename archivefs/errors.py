@@ -67,6 +67,10 @@ class ContentDamagedError(ArchiveError):
     errno = _errno.EIO
 
 
+class SegmentMissingError(ContentDamagedError):
+    """The file of a segment is not there: lost, or its records were moved to another since."""
+
+
 class JournalDamagedError(ArchiveError):
     """A journal line is altered, missing or out of order."""
 
@@ -113,6 +117,10 @@ class CatalogError(ArchiveError):
     """SQLite cannot open or read the catalog, and not because its content is damaged."""
 
     exit_code = 24
+
+
+class OtherSchemaError(CatalogError):
+    """The catalog was made by another version; it is only an index, and is made again."""
 
 
 class CaptureFailedError(ArchiveError):

@@ -209,6 +209,49 @@ class Dropped(Event, frozen=True, kw_only=True, tag="dropped"):
     reason: str
 
 
+class DictionaryTrained(Event, frozen=True, kw_only=True, tag="dictionary_trained"):
+    """``dictionaries/NAME.zdict`` was made of ``samples`` contents; it is used for what is stored from then.
+
+    ``content``: sources or reports. ``number`` is what frames name that need it.
+    """
+
+    converter: str
+    content: str
+    name: str
+    number: int
+    samples: int
+    size: int
+    sha256: str
+
+
+class Move(msgspec.Struct, frozen=True, array_like=True):
+    """A record that was written again: the source (attempt 0), a log or a report, and its new place.
+
+    In a line it is an array in this order, for there are many.
+    """
+
+    id: str
+    attempt: int
+    ordinal: int
+    offset: int
+    header: int
+    stored: int
+    length: int
+
+
+class Repacked(Event, frozen=True, kw_only=True, tag="repacked"):
+    """Records were written again, smaller, to ``segment``; their content is the same."""
+
+    segment: str
+    moves: list[Move]
+
+
+class SegmentsRemoved(Event, frozen=True, kw_only=True, tag="segments_removed"):
+    """No record of these segments is needed any more; their files are removed after this line."""
+
+    segments: list[str]
+
+
 class Verified(Event, frozen=True, kw_only=True, tag="verified"):
     """A scheduled verification ended: what it read, and how many findings of each severity it had.
 
@@ -247,6 +290,9 @@ AnyEvent = (
     | Voided
     | Adopted
     | Dropped
+    | DictionaryTrained
+    | Repacked
+    | SegmentsRemoved
     | Verified
     | Repaired
     | Rebuilt

@@ -34,7 +34,8 @@ from archivefs.events import (
     Touched,
     encode,
 )
-from archivefs.store.frames import Encoded, RecordHeader, encode_bytes
+from archivefs.packing import REPORTS, SOURCES, Packing
+from archivefs.store.frames import Encoded, RecordHeader
 from archivefs.store.store import Mark, Store
 
 T_co = TypeVar("T_co", covariant=True)
@@ -181,7 +182,7 @@ class Operation(ABC, Generic[T_co]):
 
     order: str = ""
 
-    def prepare(self, config: Config) -> None:
+    def prepare(self, packing: Packing) -> None:
         """Compress and hash; in any thread, before the group is formed."""
 
     @abstractmethod
@@ -235,11 +236,10 @@ class Capture(Operation[Receipt]):
     def __post_init__(self) -> None:
         self.mtime_ns = clamped(self.mtime_ns)
 
-    def prepare(self, config: Config) -> None:
-        """Compress at the converter's level."""
+    def prepare(self, packing: Packing) -> None:
+        """Compress as the converter's sources are."""
         if isinstance(self.content, bytes):
-            level = config.converters.get(self.converter, ConverterConfig()).compression_level
-            self.content = encode_bytes(self.content, level)
+            self.content = packing.bytes(self.converter, SOURCES, self.content)
         self.order = self.content.sha256
 
     def run(self, txn: Transaction) -> Receipt:
@@ -255,7 +255,7 @@ class Capture(Operation[Receipt]):
             mtime_ns=self.mtime_ns, mode=self.mode, uid=self.uid, gid=self.gid, xattrs=self.xattrs,
             quarantine=self.quarantine,
         )  # fmt: skip
-        place = txn.append(self.converter, "sources", txn.day(captured_ms), header, content)
+        place = txn.append(self.converter, SOURCES, txn.day(captured_ms), header, content)
         supersedes = [earlier for earlier in self.supersedes if txn.waits(earlier)]
         event = captured_event(txn, header, place, supersedes, self.actor)
         txn.record(event)
@@ -411,12 +411,11 @@ class FinishAttempt(Operation[None]):
     log: Report | None = None
     reports: Sequence[Report] = ()
 
-    def prepare(self, config: Config) -> None:
-        """Compress log and reports at the converter's level."""
-        level = config.converters.get(self.converter, ConverterConfig()).compression_level
+    def prepare(self, packing: Packing) -> None:
+        """Compress log and reports as the converter's reports are."""
         for piece in (self.log, *self.reports):
             if piece is not None:
-                piece.encoded = encode_bytes(piece.content, level)
+                piece.encoded = packing.bytes(self.converter, REPORTS, piece.content)
 
     def run(self, txn: Transaction) -> None:
         """One record for the log and each report, and one event. Raises where the attempt is not running."""
@@ -441,5 +440,5 @@ class FinishAttempt(Operation[None]):
         place = None
         if keep:
             assert piece.encoded is not None
-            place = txn.append(self.converter, "reports", day, header, piece.encoded)
+            place = txn.append(self.converter, REPORTS, day, header, piece.encoded)
         return Content(name=piece.name, size=header.size, sha256=header.sha256, location=place)

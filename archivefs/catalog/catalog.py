@@ -17,7 +17,7 @@ import apsw
 import msgspec
 
 from archivefs import names
-from archivefs.errors import NotAnArchiveError
+from archivefs.errors import OtherSchemaError
 from archivefs.events import (
     STATUSES,
     Adopted,
@@ -27,10 +27,14 @@ from archivefs.events import (
     Captured,
     Content,
     Created,
+    DictionaryTrained,
     Dropped,
     Location,
+    Move,
     Rebuilt,
+    Repacked,
     Repaired,
+    SegmentsRemoved,
     Status,
     TailCut,
     TailDropped,
@@ -39,7 +43,7 @@ from archivefs.events import (
     Voided,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 DROP_REASON = "dropped from quarantine"
 """``reason`` of an entry that a person found to be worth nothing."""
 VOID_REASON = "its content is not on the disk"
@@ -74,6 +78,12 @@ def status_number(status: Status) -> int:
     return _NUMBER[status]
 
 
+def _place(segment: str, move: Move) -> Location:
+    return Location(
+        segment=segment, offset=move.offset, header=move.header, stored=move.stored, length=move.length
+    )
+
+
 def connect(path: Path, *, readonly: bool = False) -> apsw.Connection:
     """Open the catalog as every user of it must: WAL, foreign keys, a patient lock.
 
@@ -96,7 +106,7 @@ class Catalog:
     """The writing connection. One thread at a time; readers use their own connection."""
 
     def __init__(self, path: Path) -> None:
-        """Open or create. Raises ``NotAnArchiveError`` (another schema) or ``apsw.Error`` (damaged)."""
+        """Open or create. Raises ``OtherSchemaError`` or ``apsw.Error`` (damaged)."""
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         self.db = connect(path)
         # Not the file's size: after a power cut the schema can be gone with the log it was written to.
@@ -113,7 +123,7 @@ class Catalog:
         found = self._meta("schema")
         if found != SCHEMA_VERSION:
             self.db.close()
-            raise NotAnArchiveError(
+            raise OtherSchemaError(
                 f"{path}: schema {found!r}, known here is {SCHEMA_VERSION}; archivefs rebuild makes it again"
             )
 
@@ -194,6 +204,16 @@ class Catalog:
                 return self._decided(event.id, event.status, "", event.due_ms, event.seq)
             case Dropped():
                 return self._decided(event.id, Status.REJECTED, event.reason, 0, event.seq)
+            case DictionaryTrained():
+                self.db.execute(
+                    "INSERT INTO dictionaries VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    (event.number, event.name, event.converter, event.content, event.samples, event.size,
+                     event.sha256, event.seq),
+                )  # fmt: skip
+            case Repacked():
+                self._repacked(event)
+            case SegmentsRemoved():
+                self._gone(event.segments)
             case Created():
                 self._set_meta("timezone", event.timezone)
                 self._set_meta("format", event.format)
@@ -316,6 +336,34 @@ class Catalog:
         )
         return []
 
+    # -- places ----------------------------------------------------------------------------------------
+
+    def _repacked(self, event: Repacked) -> None:
+        for move in event.moves:
+            place = (self._segment_id(_place(event.segment, move)), *msgspec.structs.astuple(move)[3:])
+            if move.attempt:
+                self.db.execute(
+                    "UPDATE contents SET segment_id = ?, offset = ?, header = ?, stored = ?, length = ?"
+                    " WHERE n = (SELECT n FROM entries WHERE id = ?) AND attempt = ? AND ordinal = ?",
+                    (*place, move.id, move.attempt, move.ordinal),
+                )
+                continue
+            row = self.db.execute(
+                "SELECT converter_id, day, status, length FROM entries WHERE id = ?", (move.id,)
+            ).get
+            self.db.execute(
+                "UPDATE entries SET segment_id = ?, offset = ?, header = ?, stored = ?, length = ?"
+                " WHERE id = ?",
+                (*place, move.id),
+            )
+            self._count(row[0], row[1], STATUSES[row[2]], 0, 0, move.length - row[3])
+        self.db.execute("UPDATE segments SET packed = end_bytes WHERE name = ?", (event.segment,))
+
+    def _gone(self, segments: Sequence[str]) -> None:
+        for name in segments:
+            self.db.execute("UPDATE segments SET gone = 1 WHERE name = ?", (name,))
+        self._segments.clear()
+
     # -- attempts --------------------------------------------------------------------------------------
 
     def _attempt_started(self, event: AttemptStarted) -> list[Change]:
@@ -367,7 +415,9 @@ class Catalog:
         """The number of the record's segment, whose journaled end moves behind the record."""
         if place.segment not in self._segments:
             self.db.execute(
-                "INSERT OR IGNORE INTO segments (name, end_bytes) VALUES (?, 0)", (place.segment,)
+                "INSERT INTO segments (name, end_bytes, packed, gone) VALUES (?, 0, 0, 0)"
+                " ON CONFLICT DO UPDATE SET end_bytes = 0, packed = 0, gone = 0 WHERE gone = 1",
+                (place.segment,),
             )
             sql = "SELECT segment_id FROM segments WHERE name = ?"
             self._segments[place.segment] = self.db.execute(sql, (place.segment,)).get

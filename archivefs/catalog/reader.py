@@ -103,6 +103,19 @@ class Record(NamedTuple):
     sha256: str
 
 
+class DictionaryRow(NamedTuple):
+    """A dictionary as the journal describes it."""
+
+    number: int
+    name: str
+    converter: str
+    content: str
+    samples: int
+    size: int
+    sha256: str
+    seq: int
+
+
 class Total(NamedTuple):
     """Sums over the entries of one converter, day and status."""
 
@@ -331,8 +344,21 @@ class Reader:
         return [Total(name, day, STATUSES[status], *sums) for name, day, status, *sums in rows]
 
     def segment_ends(self) -> dict[str, int]:
-        """Where each segment ends according to the journal, by its name."""
-        return dict(self.db.execute("SELECT name, end_bytes FROM segments"))
+        """Where each segment ends according to the journal, by its name; without those that are gone."""
+        return dict(self.db.execute("SELECT name, end_bytes FROM segments WHERE gone = 0"))
+
+    def gone_segments(self) -> set[str]:
+        """The segments whose files are removed, or were about to be."""
+        return {row[0] for row in self.db.execute("SELECT name FROM segments WHERE gone = 1")}
+
+    def packed_segments(self) -> set[str]:
+        """The segments that hold nothing but what a repack wrote."""
+        rows = self.db.execute("SELECT name FROM segments WHERE gone = 0 AND packed = end_bytes")
+        return {row[0] for row in rows}
+
+    def dictionaries(self) -> list[DictionaryRow]:
+        """All dictionaries, oldest first."""
+        return [DictionaryRow(*row) for row in self.db.execute("SELECT * FROM dictionaries ORDER BY seq")]
 
     def records(self, segment: str, since_ms: int = 0) -> list[Record]:
         """The records of a segment in the order of offset, of entries captured at or after ``since_ms``."""

@@ -16,7 +16,20 @@ CREATE TABLE converters (
 CREATE TABLE segments (
     segment_id INTEGER PRIMARY KEY, -- 1, 2, ... in the order of first use
     name       TEXT NOT NULL UNIQUE,-- path below content/, such as 2026/02/13/ict-csv.sources.zst
-    end_bytes  INTEGER NOT NULL     -- where the last record that the journal knows ends; the file should end there too
+    end_bytes  INTEGER NOT NULL,    -- where the last record that the journal knows ends; the file should end there too
+    packed     INTEGER NOT NULL,    -- up to where it was written by a repack, 0 for none
+    gone       INTEGER NOT NULL     -- 1: nothing in it is needed any more, and its file is removed
+) STRICT;
+
+CREATE TABLE dictionaries (
+    number    INTEGER PRIMARY KEY,  -- what frames name that need it
+    name      TEXT NOT NULL UNIQUE, -- dictionaries/NAME.zdict
+    converter TEXT NOT NULL,
+    content   TEXT NOT NULL,        -- sources, reports; the newest of a converter and content is in use
+    samples   INTEGER NOT NULL,     -- how many contents it was made of
+    size      INTEGER NOT NULL,     -- of the file
+    sha256    TEXT NOT NULL,        -- of the file
+    seq       INTEGER NOT NULL      -- journal line that says so
 ) STRICT;
 
 CREATE TABLE entries (

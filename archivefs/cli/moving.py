@@ -18,7 +18,6 @@ from archivefs.errors import ArchiveError, CaptureFailedError, InvalidNameError
 from archivefs.events import Actor
 from archivefs.fs import mounts
 from archivefs.operations import Capture
-from archivefs.store.frames import encode_file
 
 
 @click.command()
@@ -59,8 +58,7 @@ def _capture_directly(root: Path, converter: str, file: Path) -> str:
     with Archive(root) as archive, file.open("rb") as source:
         archive.require_space()
         facts = os.fstat(source.fileno())
-        level = archive.converter_config(converter).compression_level
-        with encode_file(source.fileno(), level, root / "staging") as content:
+        with archive.packing.file(converter, source.fileno(), root / "staging") as content:
             operation = Capture(
                 converter=converter, name=os.fsencode(file.name), content=content,
                 mtime_ns=facts.st_mtime_ns, mode=facts.st_mode & 0o7777, uid=facts.st_uid, gid=facts.st_gid,

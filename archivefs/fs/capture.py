@@ -137,8 +137,8 @@ class Capturer:
             if facts.st_size <= INLINE_BYTES:
                 content = os.pread(fd, facts.st_size, 0)
             else:
-                level = self._archive.converter_config(file.converter).compression_level
-                content = await trio.to_thread.run_sync(encode_file, fd, level, self._spool_dir)
+                pack = self._archive.packing.file
+                content = await trio.to_thread.run_sync(pack, file.converter, fd, self._spool_dir)
             operation = Capture(
                 converter=file.converter, name=name or file.name,
                 folder=file.folder if folder is None else folder,

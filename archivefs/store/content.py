@@ -7,9 +7,10 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 
-from archivefs.errors import ContentDamagedError
+from archivefs.errors import ContentDamagedError, SegmentMissingError
 from archivefs.events import Location
 from archivefs.store import frames
+from archivefs.store.dictionaries import Dictionaries
 from archivefs.store.durable import write_all
 
 OPEN_SEGMENTS = 64
@@ -32,10 +33,11 @@ class _File:
 
 
 class ContentReader:
-    """Reads frames of records; may be used from any thread."""
+    """Reads frames of records; may be used from any thread. ``dictionaries`` is what frames may need."""
 
-    def __init__(self, content_dir: Path) -> None:
+    def __init__(self, content_dir: Path, dictionaries: Dictionaries) -> None:
         self._dir = content_dir
+        self.dictionaries = dictionaries
         self._lock = threading.Lock()
         self._files: OrderedDict[str, _File] = OrderedDict()
         self._tables: OrderedDict[tuple[str, int], list[int]] = OrderedDict()
@@ -47,7 +49,7 @@ class ContentReader:
                 try:
                     file = self._files[segment] = _File(self._dir / segment)
                 except FileNotFoundError:
-                    raise ContentDamagedError(f"the segment content/{segment} is missing") from None
+                    raise SegmentMissingError(f"the segment content/{segment} is missing") from None
                 while len(self._files) > OPEN_SEGMENTS:
                     self._files.popitem(last=False)
             self._files.move_to_end(segment)
@@ -89,7 +91,8 @@ class ContentReader:
     def compressed_frame(self, place: Location, size: int, index: int, *, wait: bool = True) -> bytes | None:
         """The bytes of frame ``index``; None where they are not in the page cache and ``wait`` is false.
 
-        Raises ``ContentDamagedError`` where segment or table are damaged, ``OSError`` where the disk fails.
+        Raises ``SegmentMissingError``; ``ContentDamagedError`` where segment or table are damaged;
+        ``OSError`` where the disk fails.
         """
         file = self._file(place.segment)
         if not wait and size > frames.FRAME_BYTES and (place.segment, place.offset) not in self._tables:
@@ -120,7 +123,7 @@ class ContentReader:
     def unpack(self, place: Location, size: int, index: int, packed: bytes) -> bytes:
         """Decompress a frame, naming the place in errors."""
         try:
-            return frames.decompress(packed, frames.frame_size(size, index))
+            return frames.decompress(packed, frames.frame_size(size, index), self.dictionaries)
         except ContentDamagedError as error:
             raise ContentDamagedError(f"{_name(place)}, frame {index}: {error}") from None
 
@@ -148,6 +151,11 @@ class ContentReader:
             write_all(fd, piece)
         if digest.hexdigest() != sha256:
             raise ContentDamagedError(f"{_name(place)}: the content's SHA-256 is not {sha256}")
+
+    def forget(self, segment: str) -> None:
+        """Close a segment that is removed, when its last reader is done."""
+        with self._lock:
+            self._files.pop(segment, None)
 
     def close(self) -> None:
         """Close all segments that nobody reads."""

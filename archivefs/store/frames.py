@@ -26,12 +26,15 @@ import msgspec
 import zstandard
 
 from archivefs.errors import ContentDamagedError
+from archivefs.store.dictionaries import Dictionaries, Dictionary
 
 FRAME_BYTES = 1 << 20
 """Uncompressed size of every content frame but the last (DESIGN: a read decompresses one frame)."""
 HEADER_MAGIC = 0x184D2A5A
 TABLE_MAGIC = 0x184D2A5B
 SKIPPABLE = struct.Struct("<II")
+DICTIONARY_BYTES = 128 << 10
+"""Content up to this size is compressed with a dictionary; larger content brings its own words."""
 SPOOL_BYTES = 8 << 20
 """Content larger than this is compressed into an unnamed file instead of memory."""
 _local = threading.local()
@@ -41,6 +44,7 @@ class RecordHeader(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """What the header frame says: enough to make the entry again from the segment alone.
 
     ``stored`` is the length of the content frames, so the frame table is found without reading them.
+    ``dictionary`` is the one that frames of this segment may need; all records of a segment name the same.
     """
 
     v: int = 1
@@ -62,6 +66,7 @@ class RecordHeader(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     xattrs: dict[str, str] = {}
     quarantine: str = ""
     attempt: int = 0
+    dictionary: str = ""
 
 
 class FrameTable(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,16 +87,24 @@ def compressor(level: int) -> zstandard.ZstdCompressor:
     return cache[level]
 
 
-def decompress(frame: bytes | memoryview, size: int) -> bytes:
-    """The content of one frame, which must be ``size`` bytes. Raises ``ContentDamagedError``."""
+def _decompressor() -> zstandard.ZstdDecompressor:
+    """This thread's decompressor for frames without a dictionary."""
     if "decompressor" not in _local.__dict__:
         _local.decompressor = zstandard.ZstdDecompressor()
+    found: zstandard.ZstdDecompressor = _local.decompressor
+    return found
+
+
+def decompress(frame: bytes | memoryview, size: int, dictionaries: Dictionaries) -> bytes:
+    """The content of one frame, which must be ``size`` bytes. Raises ``ContentDamagedError``."""
     try:
         # Asked first: a damaged frame may announce more than there is memory.
-        announced = zstandard.get_frame_parameters(frame).content_size
-        if announced != size:
-            raise ContentDamagedError(f"a content frame holds {announced} bytes instead of {size}")
-        content: bytes = _local.decompressor.decompress(frame)
+        facts = zstandard.get_frame_parameters(frame)
+        if facts.content_size != size:
+            raise ContentDamagedError(f"a content frame holds {facts.content_size} bytes instead of {size}")
+        number = facts.dict_id
+        unpack = dictionaries.by_number(number).decompressor() if number else _decompressor()
+        content: bytes = unpack.decompress(frame)
     except zstandard.ZstdError as error:
         raise ContentDamagedError(f"a content frame does not decompress: {error}") from None
     return content
@@ -108,9 +121,15 @@ def skippable(magic: int, payload: bytes) -> bytes:
 
 
 class Encoded(AbstractContextManager["Encoded"]):
-    """Content compressed and hashed, ready to be laid into a segment; close it to free its spool file."""
+    """Content compressed and hashed, ready to be laid into a segment; close it to free its spool file.
 
-    def __init__(self, size: int, sha256: str, frames: list[int], data: bytes | IO[bytes]) -> None:
+    ``dictionary`` is the one in use for contents of its kind, '' for none; this one may do without.
+    """
+
+    def __init__(
+        self, size: int, sha256: str, frames: list[int], data: bytes | IO[bytes], dictionary: str = ""
+    ) -> None:
+        self.dictionary = dictionary
         self.size = size
         self.sha256 = sha256
         self.frames = frames
@@ -137,16 +156,18 @@ class Encoded(AbstractContextManager["Encoded"]):
         self.close()
 
 
-def encode_bytes(content: bytes, level: int) -> Encoded:
+def encode_bytes(content: bytes, level: int, dictionary: Dictionary | None = None) -> Encoded:
     """Compress and hash what is in memory."""
     view = memoryview(content)
-    pack = compressor(level).compress
+    small = dictionary is not None and len(content) <= DICTIONARY_BYTES
+    pack = (dictionary.compressor(level) if dictionary and small else compressor(level)).compress
     frames = [pack(view[at : at + FRAME_BYTES]) for at in range(0, len(content), FRAME_BYTES)]
     digest = hashlib.sha256(content).hexdigest()
-    return Encoded(len(content), digest, [len(frame) for frame in frames], b"".join(frames))
+    name = dictionary.name if dictionary else ""
+    return Encoded(len(content), digest, [len(frame) for frame in frames], b"".join(frames), name)
 
 
-def encode_file(fd: int, level: int, spool_dir: Path) -> Encoded:
+def encode_file(fd: int, level: int, spool_dir: Path, dictionary: Dictionary | None = None) -> Encoded:
     """Compress and hash a file from its beginning to its end, in constant memory.
 
     Small content stays in memory; above ``SPOOL_BYTES`` the frames go to an unnamed file in ``spool_dir``,
@@ -155,7 +176,7 @@ def encode_file(fd: int, level: int, spool_dir: Path) -> Encoded:
     """
     first = os.pread(fd, FRAME_BYTES + 1, 0)
     if len(first) <= FRAME_BYTES:
-        return encode_bytes(first, level)
+        return encode_bytes(first, level, dictionary)
     pack = compressor(level).compress
     digest = hashlib.sha256()
     frames: list[int] = []
@@ -171,7 +192,7 @@ def encode_file(fd: int, level: int, spool_dir: Path) -> Encoded:
     except BaseException:
         spool.close()
         raise
-    return Encoded(size, digest.hexdigest(), frames, spool)
+    return Encoded(size, digest.hexdigest(), frames, spool, dictionary.name if dictionary else "")
 
 
 def parse_header(payload: bytes) -> RecordHeader:

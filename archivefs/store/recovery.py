@@ -5,24 +5,29 @@ Only bytes behind the last thing the journal knows are touched, and they are kep
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from archivefs.events import TailCut
+from archivefs.store.durable import sync_dir
 from archivefs.store.segment import ScannedRecord, scan
 from archivefs.store.store import Store
 
+REPACKING = ".repack"
+"""What the name of a segment ends with that a repack is writing."""
 SCRATCH = "verify-"
 """Folders in staging/ for the time of a verification: ``verify-PID-...``."""
 
 
-def sweep_staging(staging: Path) -> None:
-    """Remove what a verification that was killed left in staging/."""
-    for path in staging.glob(f"{SCRATCH}*"):
+def sweep(root: Path) -> None:
+    """Remove what a verification or a repack that was killed left in the middle of its work."""
+    for path in (root / "staging").glob(f"{SCRATCH}*"):
         pid = path.name.removeprefix(SCRATCH).partition("-")[0]
         if not Path(f"/proc/{pid}").exists():
             shutil.rmtree(path, ignore_errors=True)
+    for path in (root / "content").glob(f"*/*/*/*{REPACKING}"):
+        path.unlink()
 
 
 class Tail(NamedTuple):
@@ -32,6 +37,12 @@ class Tail(NamedTuple):
     end: int
     size: int
     records: list[ScannedRecord]
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is nothing but whole records."""
+        last = self.records[-1].location if self.records else None
+        return last is not None and last.offset + last.length == self.size
 
 
 def segment_names(content_dir: Path) -> Iterator[str]:
@@ -62,12 +73,35 @@ def cut_tail(store: Store, tail: Tail, reason: str) -> TailCut:
     )
 
 
-def cut_journal(store: Store, root: Path) -> TailCut | None:
+def drop_copies(store: Store, tail: Tail) -> TailCut:
+    """Cut off a tail of records that are elsewhere, too; returns the event that says so."""
+    path = store.content_dir / tail.segment
+    if tail.end:
+        _truncate(path, tail.end)
+    else:
+        path.unlink()
+        sync_dir(path.parent)
+    reason = "a repack did not finish; the records are in their former place"
+    return TailCut(
+        file=f"content/{tail.segment}", offset=tail.end, bytes=tail.size - tail.end, kept_as="", reason=reason
+    )
+
+
+def remove_gone(content_dir: Path, gone: Iterable[str]) -> None:
+    """Remove the files of segments of which the journal says that nothing in them is needed."""
+    for name in gone:
+        path = content_dir / name
+        if path.exists():
+            path.unlink()
+            sync_dir(path.parent)
+
+
+def cut_journal(store: Store) -> TailCut | None:
     """Keep the torn end of the journal aside, then cut it off."""
     torn = store.journal.torn
     if torn is None:
         return None
-    file = str(torn.file.relative_to(root))
+    file = str(torn.file.relative_to(store.content_dir.parent))
     kept = store.keep_aside(f"{file.replace('/', '_')}.{torn.offset}.tail", torn.data)
     store.journal.cut_torn()
     reason = "the last line was not written whole"

@@ -1,7 +1,8 @@
 """Segments: the ``*.zst`` files under content/, appended record by record.
 
 A segment is named ``YYYY/MM/DD/CONVERTER.sources.zst`` (or ``.reports.``). One that must not be appended to
-any more is followed by ``CONVERTER.sources.2.zst`` and so on.
+any more is followed by ``CONVERTER.sources.2.zst`` and so on. All frames of a segment that need a dictionary
+need the same one, which every header names: so ``zstd -D`` decompresses the whole file.
 """
 
 import mmap
@@ -9,6 +10,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+import msgspec
 
 from archivefs.errors import ContentDamagedError
 from archivefs.events import Location
@@ -20,19 +23,27 @@ from archivefs.store.frames import HEADER_MAGIC, SKIPPABLE, TABLE_MAGIC, Encoded
 class SegmentWriter:
     """One segment open for appending: it ended at ``start`` when opened, the next record goes to ``end``.
 
-    Not thread-safe: only the committing thread uses it.
+    ``dictionary`` is the name of the one that its frames may need. Not thread-safe: only one thread uses it.
     """
 
-    def __init__(self, content_dir: Path, name: str) -> None:
-        """Open or create the segment. Raises ``OSError``."""
+    def __init__(self, content_dir: Path, name: str, dictionary: str) -> None:
+        """Open or create the segment; ``dictionary`` is that of a new one. Raises ``OSError``."""
         self.name = name
         self.dirty = False
         self._fd = open_append(content_dir / name, content_dir)
         self.start = self.end = self.synced = os.fstat(self._fd).st_size
+        first = first_header(content_dir / name) if self.start else None
+        self.dictionary = dictionary if first is None else first.dictionary
+
+    def takes(self, content: Encoded) -> bool:
+        """Whether a record of this content may stand in this segment."""
+        return content.dictionary in ("", self.dictionary)
 
     def append(self, header: RecordHeader, content: Encoded) -> Location:
         """Write one record behind the last. Not durable before ``sync``; on ``OSError`` call ``cut``."""
         start = self.end
+        if self.dictionary:
+            header = msgspec.structs.replace(header, dictionary=self.dictionary)
         head, check = frames.header_frame(header)
         table = frames.table_frame(check, content.frames)
         self.dirty = True
@@ -65,6 +76,17 @@ class SegmentWriter:
     def close(self) -> None:
         """Close the file; what was not synced stays so."""
         os.close(self._fd)
+
+
+def first_header(path: Path) -> RecordHeader | None:
+    """The header that a segment begins with, None where there is none. Raises ``OSError``."""
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        payload = _skippable(file.fileno(), 0, HEADER_MAGIC, size)
+    try:
+        return None if payload is None else frames.parse_header(payload)
+    except ContentDamagedError:
+        return None
 
 
 class ScannedRecord(NamedTuple):

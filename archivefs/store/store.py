@@ -5,6 +5,7 @@ written, journal synced. A group that fails is taken back as if it had never bee
 """
 
 import errno
+import glob
 import logging
 import os
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from archivefs.errors import CaptureFailedError, ReadOnlyError
 from archivefs.events import AnyEvent, Event, Location
+from archivefs.store.dictionaries import Dictionaries
 from archivefs.store.durable import make_dirs, replacing
 from archivefs.store.frames import Encoded, RecordHeader
 from archivefs.store.journal import Journal
@@ -33,6 +35,7 @@ class Store:
         self.content_dir = root / "content"
         self.quarantine_dir = root / "quarantine"
         self.journal = Journal(root / "journal", clock)
+        self.dictionaries = Dictionaries(root / "dictionaries")
         self._writers: OrderedDict[str, SegmentWriter] = OrderedDict()
         self._parts: dict[str, int] = {}
         self._sync_failed = False
@@ -46,34 +49,31 @@ class Store:
         """
         self._require_writable()
         try:
-            writer = self._writer(base)
+            writer = self._writer(base, content)
             end = writer.end
             try:
                 return writer.append(header, content)
             except OSError:
-                self._cut(base, end)
+                self._cut(writer, end)
                 raise
         except OSError as error:
             raise _failure(f"writing content/{base}", error) from error
 
     def retire(self, segment: str) -> None:
         """Never append to this segment; what it holds stays readable."""
-        base, _, part = segment.removesuffix(".zst").rpartition(".")
-        if not part.isdecimal():
-            base, part = segment.removesuffix(".zst"), "1"
-        self._parts[base] = max(self._parts.get(base, 1), int(part) + 1, self._last_part(base))
+        base, part = split_name(segment)
+        self._parts[base] = max(self._parts.get(base, 1), part + 1, self._last_part(base))
 
     def mark(self) -> Mark:
         """Where the segments end now, for ``rollback``."""
-        return {base: writer.end for base, writer in self._writers.items()}
+        return {name: writer.end for name, writer in self._writers.items()}
 
     def rollback(self, mark: Mark) -> None:
         """Take back the records written since ``mark``."""
-        for base, writer in list(self._writers.items()):
-            if base in mark and writer.end > mark[base]:
-                self._cut(base, mark[base])
-            elif base not in mark and writer.end > writer.start:
-                self._cut(base, writer.start)
+        for name, writer in list(self._writers.items()):
+            end = mark.get(name, writer.start)
+            if writer.end > end:
+                self._cut(writer, end)
 
     def commit(self, batch: Sequence[Event]) -> list[AnyEvent]:
         """Make the appended records durable, then the events. Returns the events as written.
@@ -83,11 +83,11 @@ class Store:
         that cannot be taken back, makes the store read-only (``failed`` says why).
         """
         self._require_writable()
-        for base, writer in list(self._writers.items()):
+        for writer in list(self._writers.values()):
             try:
                 writer.sync()
             except OSError as error:
-                self._abandon(base)
+                self._abandon(writer)
                 if self._sync_failed:
                     self._fail(f"syncing failed twice in a row, the last time content/{writer.name}: {error}")
                 self._sync_failed = True
@@ -142,43 +142,54 @@ class Store:
         if self.failed:
             raise ReadOnlyError(f"the archive is read-only: {self.failed}")
 
-    def _writer(self, base: str) -> SegmentWriter:
-        writer = self._writers.get(base)
-        if writer is None:
-            part = self._parts.get(base) or self._last_part(base)
-            writer = self._writers[base] = SegmentWriter(self.content_dir, part_name(base, part))
-            self._parts[base] = part
-        self._writers.move_to_end(base)
+    def _writer(self, base: str, content: Encoded) -> SegmentWriter:
+        """The newest part of ``base``, or a new one where that is made for another dictionary.
+
+        The former one stays open until the group is durable or taken back.
+        """
+        if base not in self._parts:
+            self._parts[base] = self._last_part(base)
+        while True:
+            name = part_name(base, self._parts[base])
+            writer = self._writers.get(name)
+            if writer is None:
+                writer = self._writers[name] = SegmentWriter(self.content_dir, name, content.dictionary)
+            if writer.takes(content):
+                break
+            self._parts[base] += 1
+        self._writers.move_to_end(name)
         return writer
 
     def _last_part(self, base: str) -> int:
-        part = 1
-        while (self.content_dir / part_name(base, part + 1)).exists():
-            part += 1
-        return part
+        """The highest part of ``base`` that there is; lower ones may have been removed."""
+        path = self.content_dir / base
+        parts = [split_name(each.name)[1] for each in path.parent.glob(f"{glob.escape(path.name)}*.zst")
+                 if split_name(each.name)[0] == path.name]  # fmt: skip
+        return max(parts, default=1)
 
-    def _cut(self, base: str, end: int) -> None:
+    def _cut(self, writer: SegmentWriter, end: int) -> None:
         try:
-            self._writers[base].cut(end)
+            writer.cut(end)
         except OSError:
-            log.exception("content/%s could not be cut back; it is not appended to any more", base)
-            self._retire_writer(base)
+            log.exception("content/%s could not be cut back; it is not appended to any more", writer.name)
+            self._close_for_good(writer)
 
-    def _abandon(self, base: str) -> None:
+    def _abandon(self, writer: SegmentWriter) -> None:
         """Never append to this segment again, and cut off what was not synced.
 
         That may read well now, and be gone after a power cut.
         """
         try:
-            self._writers[base].cut(self._writers[base].synced)
+            writer.cut(writer.synced)
         except OSError as error:
-            log.error("content/%s could not be cut back: %s", base, error)
-        self._retire_writer(base)
+            log.error("content/%s could not be cut back: %s", writer.name, error)
+        self._close_for_good(writer)
 
-    def _retire_writer(self, base: str) -> None:
-        """The next record of ``base`` starts a new part."""
-        self._parts[base] = self._parts[base] + 1
-        self._writers.pop(base).close()
+    def _close_for_good(self, writer: SegmentWriter) -> None:
+        """The next record of its kind starts a new part."""
+        base, part = split_name(writer.name)
+        self._parts[base] = max(self._parts[base], part + 1)
+        self._writers.pop(writer.name).close()
 
     def _close_idle(self) -> None:
         while len(self._writers) > OPEN_WRITERS:
@@ -188,6 +199,12 @@ class Store:
 def part_name(base: str, part: int) -> str:
     """The file name of the ``part``-th segment of ``base``."""
     return f"{base}.zst" if part == 1 else f"{base}.{part}.zst"
+
+
+def split_name(segment: str) -> tuple[str, int]:
+    """What ``part_name`` was given."""
+    base, _, part = segment.removesuffix(".zst").rpartition(".")
+    return (base, int(part)) if part.isdecimal() else (segment.removesuffix(".zst"), 1)
 
 
 def _failure(doing: str, error: OSError) -> CaptureFailedError:

@@ -17,6 +17,7 @@ from archivefs.archive import Archive
 from archivefs.catalog.reader import Record
 from archivefs.errors import ContentDamagedError
 from archivefs.store import frames
+from archivefs.store.dictionaries import Dictionaries
 from archivefs.store.recovery import segment_names
 from archivefs.store.segment import ScannedRecord, scan
 from archivefs.verify.findings import Finding, Severity
@@ -33,7 +34,12 @@ class SegmentResult(NamedTuple):
 
 
 def check_all(
-    content_dir: Path, wanted: Iterable[tuple[str, Sequence[Record]]], *, tails: bool, background: bool
+    content_dir: Path,
+    wanted: Iterable[tuple[str, Sequence[Record]]],
+    dictionaries: Dictionaries,
+    *,
+    tails: bool,
+    background: bool,
 ) -> Iterator[SegmentResult]:
     """Check segments and their records (in the order of offset), as many at once as there are processors.
 
@@ -44,7 +50,7 @@ def check_all(
     workers = 1 if background else os.cpu_count() or 1
     with ThreadPoolExecutor(workers, initializer=_give_way if background else None) as pool:
         for name, records in wanted:
-            waiting.append(pool.submit(_check_segment, content_dir, name, records, tails=tails))
+            waiting.append(pool.submit(_check_segment, content_dir, name, records, dictionaries, tails=tails))
             if len(waiting) > 2 * workers:
                 yield waiting.popleft().result()
         while waiting:
@@ -93,7 +99,9 @@ def check_lost(archive: Archive) -> list[Finding]:
     ]  # fmt: skip
 
 
-def _check_segment(content_dir: Path, name: str, records: Sequence[Record], *, tails: bool) -> SegmentResult:
+def _check_segment(
+    content_dir: Path, name: str, records: Sequence[Record], dictionaries: Dictionaries, *, tails: bool
+) -> SegmentResult:
     path, findings = content_dir / name, list[Finding]()
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -107,7 +115,7 @@ def _check_segment(content_dir: Path, name: str, records: Sequence[Record], *, t
                     _finding("record-overlap", name, record, "it overlaps the record before it", RESTORE)
                 )
             end = max(end, record.offset + record.length)
-            findings += check_record(fd, path, name, record)
+            findings += check_record(fd, path, name, record, dictionaries)
             read += record.size
         size = os.fstat(fd).st_size
         if tails and records and size > end:
@@ -123,7 +131,7 @@ def _check_segment(content_dir: Path, name: str, records: Sequence[Record], *, t
     return SegmentResult(len(records), read, findings)
 
 
-def check_record(fd: int, path: Path, name: str, record: Record) -> list[Finding]:
+def check_record(fd: int, path: Path, name: str, record: Record, dictionaries: Dictionaries) -> list[Finding]:
     """What is wrong with a record: header, table, every frame's checksum, the SHA-256, the catalog's row."""
     found: ScannedRecord | None = next(scan(path, name, record.offset, fd), None)
     if found is None or found.location.length != record.length:
@@ -134,7 +142,7 @@ def check_record(fd: int, path: Path, name: str, record: Record) -> list[Finding
     try:
         for index, length in enumerate(found.frames):
             packed = os.pread(fd, length, at)
-            digest.update(frames.decompress(packed, frames.frame_size(header.size, index)))
+            digest.update(frames.decompress(packed, frames.frame_size(header.size, index), dictionaries))
             at += length
     except (ContentDamagedError, OSError) as error:
         return [_finding("record-damaged", name, record, str(error), RESTORE)]

@@ -89,7 +89,11 @@ def _check_contents(
     wanted = ((name, _sampled(archive.reader.records(name, scope.since_ms), scope)) for name in names)
     whole = scope.sample >= 100 and not scope.since_ms
     checked = contents.check_all(
-        archive.root / "content", wanted, tails=whole and not mounted, background=scope.background
+        archive.root / "content",
+        wanted,
+        archive.content.dictionaries,
+        tails=whole and not mounted,
+        background=scope.background,
     )
     for result in checked:
         report.records += result.records

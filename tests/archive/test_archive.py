@@ -36,7 +36,6 @@ from archive_parts import (
 
 from archivefs import describe
 from archivefs.archive import DEFAULT_TOML, Archive, rebuild
-from archivefs.config import Config
 from archivefs.errors import (
     ArchiveError,
     ArchiveExistsError,
@@ -48,6 +47,7 @@ from archivefs.errors import (
 )
 from archivefs.events import Actor, Outcome, Status
 from archivefs.operations import Adopt, BeginAttempt, Drop, Operation, Report, Touch, Transaction
+from archivefs.packing import Packing
 from archivefs.store.frames import encode_file
 
 MIB = 1 << 20
@@ -546,11 +546,11 @@ class Failing(Operation[None]):
         self.in_prepare = in_prepare
         self.written = capture(b"must not stay", b"failing")
 
-    def prepare(self, config: Config) -> None:
+    def prepare(self, packing: Packing) -> None:
         """Fails, or does what a capture does."""
         if self.in_prepare:
             raise self.error
-        self.written.prepare(config)
+        self.written.prepare(packing)
 
     def run(self, txn: Transaction) -> None:
         """Writes, then fails."""

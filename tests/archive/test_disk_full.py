@@ -33,6 +33,7 @@ from archive_parts import (
 from archivefs.archive import Archive, rebuild
 from archivefs.errors import ArchiveError, CaptureFailedError, ReadOnlyError
 from archivefs.operations import Operation, Transaction
+from archivefs.packing import Packing
 from archivefs.store.segment import scan
 
 PAGE = 4096
@@ -254,7 +255,7 @@ class Withdrawn(Operation[None]):
 
     def run(self, txn: Transaction) -> None:
         """Fails after the write."""
-        self.written.prepare(txn.config)
+        self.written.prepare(Packing(txn.config, {}))
         self.written.run(txn)
         raise ArchiveError("withdrawn")
 

@@ -419,7 +419,7 @@ def test_records_of_a_group_that_never_reached_the_journal(root: Path, clock: Cl
         receipts: list[Receipt] = []
         for content in (b"1", b"2"):
             operation = capture(content, converter="ict")
-            operation.prepare(archive.config)
+            operation.prepare(archive.packing)
             receipts.append(operation.run(txn))
         store.close()
     with Archive(root, clock=clock) as archive:

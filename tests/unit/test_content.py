@@ -12,6 +12,7 @@ import pytest
 from archivefs.errors import ContentDamagedError
 from archivefs.events import Location
 from archivefs.store.content import OPEN_SEGMENTS, ContentReader
+from archivefs.store.dictionaries import Dictionaries
 from archivefs.store.frames import FRAME_BYTES, RecordHeader, encode_bytes
 from archivefs.store.segment import SegmentWriter
 
@@ -20,7 +21,7 @@ NAME = "2026/02/13/ict.sources.zst"
 
 
 def appended(content_dir: Path, content: bytes, segment: str = NAME) -> Location:
-    writer = SegmentWriter(content_dir, segment)
+    writer = SegmentWriter(content_dir, segment, "")
     with encode_bytes(content, 3) as encoded:
         header = RecordHeader(
             kind="source", id="x", name="x", size=len(content), stored=encoded.stored, sha256=encoded.sha256
@@ -32,7 +33,7 @@ def appended(content_dir: Path, content: bytes, segment: str = NAME) -> Location
 
 @pytest.fixture
 def reader(tmp_path: Path) -> Iterator[ContentReader]:
-    reader = ContentReader(tmp_path)
+    reader = ContentReader(tmp_path, Dictionaries(tmp_path))
     yield reader
     reader.close()
 
@@ -95,7 +96,7 @@ def test_an_altered_byte_harms_only_its_own_record(tmp_path: Path, content: byte
             whole = os.pread(file.fileno(), 1, at)
             for mask in (0x01, 0x80):
                 os.pwrite(file.fileno(), bytes([whole[0] ^ mask]), at)
-                reader = ContentReader(tmp_path)
+                reader = ContentReader(tmp_path, Dictionaries(tmp_path))
                 try:
                     found = reader.read(place, len(content))
                 except ContentDamagedError as error:

@@ -12,7 +12,10 @@ import pytest
 
 from archivefs.errors import ContentDamagedError
 from archivefs.store import frames
+from archivefs.store.dictionaries import Dictionaries
 from archivefs.store.frames import FRAME_BYTES, Encoded, RecordHeader, encode_bytes, encode_file
+
+NONE = Dictionaries(Path("/nowhere"))
 
 MIB = 1 << 20
 SIZES = [0, 1, MIB - 1, MIB, MIB + 1, 9 * MIB]
@@ -35,7 +38,9 @@ def unpacked(encoded: Encoded) -> bytes:
     packed = b"".join(encoded.pieces())
     content, at = [], 0
     for index, length in enumerate(encoded.frames):
-        content.append(frames.decompress(packed[at : at + length], frames.frame_size(encoded.size, index)))
+        content.append(
+            frames.decompress(packed[at : at + length], frames.frame_size(encoded.size, index), NONE)
+        )
         at += length
     assert at == len(packed) == encoded.stored
     return b"".join(content)
@@ -111,7 +116,7 @@ def test_any_altered_byte_of_a_frame_is_noticed_or_harmless(size: int) -> None:
         for mask in (0x01, 0x10, 0x80, 0xC0, 0xFF):
             altered = frame[:at] + bytes([frame[at] ^ mask]) + frame[at + 1 :]
             try:
-                found = frames.decompress(altered, size)
+                found = frames.decompress(altered, size, NONE)
             except ContentDamagedError:
                 continue
             assert found == content
@@ -121,13 +126,13 @@ def test_any_altered_byte_of_a_frame_is_noticed_or_harmless(size: int) -> None:
 def test_a_cut_frame_is_damaged(cut: int) -> None:
     frame = b"".join(encode_bytes(b"x" * 1000, 3).pieces())
     with pytest.raises(ContentDamagedError):
-        frames.decompress(frame[:cut], 1000)
+        frames.decompress(frame[:cut], 1000, NONE)
 
 
 def test_a_frame_of_another_size_is_damaged() -> None:
     frame = b"".join(encode_bytes(b"x" * 1000, 3).pieces())
     with pytest.raises(ContentDamagedError, match="holds 1000 bytes instead of 999"):
-        frames.decompress(frame, 999)
+        frames.decompress(frame, 999, NONE)
 
 
 def test_a_header_comes_back_from_its_frame() -> None:

@@ -23,7 +23,7 @@ def header(number: int, content: bytes, stored: int, sha256: str) -> RecordHeade
 
 
 def written(content_dir: Path, contents: list[bytes]) -> list[Location]:
-    writer = SegmentWriter(content_dir, NAME)
+    writer = SegmentWriter(content_dir, NAME, "")
     places = []
     for number, content in enumerate(contents):
         with encode_bytes(content, 3) as encoded:
@@ -112,7 +112,7 @@ def test_scan_does_not_take_the_table_of_another_header(tmp_path: Path) -> None:
 
 
 def test_a_record_that_was_cut_back_leaves_nothing(tmp_path: Path) -> None:
-    writer = SegmentWriter(tmp_path, NAME)
+    writer = SegmentWriter(tmp_path, NAME, "")
     with encode_bytes(b"kept", 3) as kept, encode_bytes(b"dropped" * 1000, 3) as dropped:
         first = writer.append(header(0, b"kept", kept.stored, kept.sha256), kept)
         writer.append(header(1, b"dropped" * 1000, dropped.stored, dropped.sha256), dropped)
