@@ -16,7 +16,9 @@ import os
 import struct
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -37,6 +39,14 @@ DICTIONARY_BYTES = 128 << 10
 """Content up to this size is compressed with a dictionary; larger content brings its own words."""
 SPOOL_BYTES = 8 << 20
 """Content larger than this is compressed into an unnamed file instead of memory."""
+THREADS = min(os.cpu_count() or 1, 4)
+"""How many threads compress the frames of a file: one that reads and hashes keeps no more than four busy."""
+SAMPLED_BYTES = 128 << 10
+"""A frame from this size on is looked at before it is compressed; a smaller one costs little at any level."""
+SAMPLE_PIECES, SAMPLE_SHARE = 16, 64
+"""The sample is one 64th of the frame in 16 pieces; for text that is 2 % of the time that level 3 takes."""
+INCOMPRESSIBLE = 0.98
+"""Where the share of the compressed bytes is above this, nothing more is tried."""
 _local = threading.local()
 
 
@@ -156,43 +166,94 @@ class Encoded(AbstractContextManager["Encoded"]):
         self.close()
 
 
+def _pack(content: bytes | memoryview, level: int) -> bytes:
+    """One frame. Content that a sample shows to be packed already is stored without the search of ``level``.
+
+    That is never more than 2 % larger. Levels above 12 would search 1 MiB of it for up to 60 ms.
+    """
+    if len(content) >= SAMPLED_BYTES and _is_packed_already(content):
+        frame = compressor(-1).compress(content)
+        if len(frame) > INCOMPRESSIBLE * len(content):  # else the sample missed something
+            return frame
+    return compressor(level).compress(content)
+
+
+def _is_packed_already(content: bytes | memoryview) -> bool:
+    """Whether pieces from all over the content do not compress, as those of zip, gz, png and jpg do not."""
+    step = len(content) // SAMPLE_PIECES
+    size = step // SAMPLE_SHARE
+    sample = b"".join(content[at : at + size] for at in range(0, SAMPLE_PIECES * step, step))
+    return len(compressor(1).compress(sample)) > INCOMPRESSIBLE * len(sample)
+
+
 def encode_bytes(content: bytes, level: int, dictionary: Dictionary | None = None) -> Encoded:
     """Compress and hash what is in memory."""
     view = memoryview(content)
-    small = dictionary is not None and len(content) <= DICTIONARY_BYTES
-    pack = (dictionary.compressor(level) if dictionary and small else compressor(level)).compress
-    frames = [pack(view[at : at + FRAME_BYTES]) for at in range(0, len(content), FRAME_BYTES)]
-    digest = hashlib.sha256(content).hexdigest()
-    name = dictionary.name if dictionary else ""
+    if dictionary is not None and 0 < len(content) <= DICTIONARY_BYTES:
+        frames = [dictionary.compressor(level).compress(content)]
+    else:
+        frames = [_pack(view[at : at + FRAME_BYTES], level) for at in range(0, len(content), FRAME_BYTES)]
+    digest, name = hashlib.sha256(content).hexdigest(), dictionary.name if dictionary else ""
     return Encoded(len(content), digest, [len(frame) for frame in frames], b"".join(frames), name)
 
 
 def encode_file(fd: int, level: int, spool_dir: Path, dictionary: Dictionary | None = None) -> Encoded:
-    """Compress and hash a file from its beginning to its end, in constant memory.
+    """Compress and hash a file up to where it ends now, in constant memory and several threads.
+
+    The caller keeps the file from changing meanwhile, or looks afterwards whether it did. Raises ``OSError``
+    from reading, and as ``encode_pieces``.
+    """
+    end = os.fstat(fd).st_size
+    pieces = (_read(fd, at, min(FRAME_BYTES, end - at)) for at in range(0, end, FRAME_BYTES))
+    return encode_pieces(pieces, level, spool_dir, dictionary)
+
+
+def _read(fd: int, at: int, size: int) -> bytes:
+    """So many bytes of a file, or what there is of them."""
+    content = os.pread(fd, size, at)
+    while len(content) < size and (more := os.pread(fd, size - len(content), at + len(content))):
+        content += more
+    return content
+
+
+def encode_pieces(
+    pieces: Iterable[bytes], level: int, spool_dir: Path, dictionary: Dictionary | None = None
+) -> Encoded:
+    """Compress and hash content that comes in pieces of 1 MiB; one that is shorter is the last.
 
     Small content stays in memory; above ``SPOOL_BYTES`` the frames go to an unnamed file in ``spool_dir``,
-    which disappears with the process. The caller keeps the file from changing meanwhile.
-    Raises ``OSError`` from reading or spooling.
+    which disappears with the process. Raises ``OSError`` from spooling.
     """
-    first = os.pread(fd, FRAME_BYTES + 1, 0)
-    if len(first) <= FRAME_BYTES:
-        return encode_bytes(first, level, dictionary)
-    pack = compressor(level).compress
+    waiting = iter(pieces)
+    content = next(waiting, b"")
+    if len(content) < FRAME_BYTES:
+        return encode_bytes(content, level, dictionary)
     digest = hashlib.sha256()
-    frames: list[int] = []
+    lengths: list[int] = []
     size = 0
     spool = tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=str(spool_dir))  # noqa: SIM115  owned by Encoded
+
+    def lay(packing: Future[bytes]) -> None:
+        frame = packing.result()
+        lengths.append(len(frame))
+        spool.write(frame)
+
     try:
-        while content := os.pread(fd, FRAME_BYTES, size):
-            digest.update(content)
-            frame = pack(content)
-            frames.append(len(frame))
-            spool.write(frame)
-            size += len(content)
+        with ThreadPoolExecutor(THREADS) as threads:
+            ahead: deque[Future[bytes]] = deque()
+            while content:
+                ahead.append(threads.submit(_pack, content, level))
+                digest.update(content)
+                size += len(content)
+                content = next(waiting, b"") if len(content) == FRAME_BYTES else b""
+                if len(ahead) > 2 * THREADS:
+                    lay(ahead.popleft())
+            while ahead:
+                lay(ahead.popleft())
     except BaseException:
         spool.close()
         raise
-    return Encoded(size, digest.hexdigest(), frames, spool, dictionary.name if dictionary else "")
+    return Encoded(size, digest.hexdigest(), lengths, spool, dictionary.name if dictionary else "")
 
 
 def parse_header(payload: bytes) -> RecordHeader:

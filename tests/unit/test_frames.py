@@ -1,14 +1,22 @@
 """Content as frames: from memory or from a file the same, in bounded memory, and never larger than 1 MiB."""
 
+import base64
+import gzip
 import hashlib
+import itertools
 import os
 import random
+import struct
 import subprocess
+import threading
 import tracemalloc
+import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from archivefs.errors import ContentDamagedError
 from archivefs.store import frames
@@ -59,6 +67,104 @@ def test_bytes_and_file_are_encoded_alike(opened: int, tmp_path: Path, size: int
         assert b"".join(memory.pieces()) == b"".join(file.pieces())
         assert unpacked(file) == content
         assert all(len(piece) <= FRAME_BYTES for piece in file.pieces()) or size <= FRAME_BYTES
+
+
+CHANCE = random.Random(7)
+NOISE = CHANCE.randbytes(4 * MIB)
+TEXT = b"".join(b"%d;voltage;%.4f;V\n" % (n, CHANCE.gauss(5, 0.1)) for n in range(60_000))[:MIB]
+FLOATS = struct.pack(f"<{MIB // 4}f", *(CHANCE.gauss(5, 0.01) for _ in range(MIB // 4)))
+
+
+def plainly(content: bytes, level: int) -> list[bytes]:
+    """What zstd makes of each frame when nothing is decided beforehand."""
+    plain = zstandard.ZstdCompressor(level=level, write_checksum=True, write_content_size=True)
+    return [plain.compress(content[at : at + MIB]) for at in range(0, len(content), MIB)]
+
+
+def packed(content: bytes, level: int) -> list[bytes]:
+    """The frames as they are stored."""
+    with encode_bytes(content, level) as encoded:
+        assert unpacked(encoded) == content
+        data, ends = b"".join(encoded.pieces()), list(itertools.accumulate(encoded.frames, initial=0))
+        return [data[start:end] for start, end in itertools.pairwise(ends)]
+
+
+@pytest.mark.parametrize("level", [1, 3, 9])
+@pytest.mark.parametrize(
+    "content",
+    [
+        TEXT,
+        FLOATS,
+        base64.b64encode(NOISE)[:MIB],
+        NOISE[:100_000] * 10,
+        bytes(MIB),
+        NOISE[: MIB // 2] + TEXT[: MIB // 2],
+        TEXT[: MIB // 8] + NOISE[: MIB - MIB // 8],
+        NOISE[: MIB - MIB // 8] + TEXT[: MIB // 8],
+    ],
+    ids=[
+        "text",
+        "floats",
+        "base64",
+        "repeated",
+        "zeros",
+        "noise+text",
+        "text+noise",
+        "noise+text at the end",
+    ],
+)
+def test_what_compresses_is_compressed_as_the_level_says(content: bytes, level: int) -> None:
+    assert packed(content, level) == plainly(content, level)
+
+
+@pytest.mark.parametrize("order", ["NNT", "TNN", "NTN"])
+def test_each_frame_decides_by_itself(order: str) -> None:
+    content = b"".join(NOISE[:MIB] if kind == "N" else TEXT.ljust(MIB) for kind in order)
+    for kind, frame, plain in zip(order, packed(content, 9), plainly(content, 9), strict=True):
+        assert frame == plain if kind == "T" else len(frame) <= len(plain) + 8
+
+
+def test_what_is_packed_already_is_not_searched_at_a_high_level() -> None:
+    for content in (NOISE[:MIB], gzip.compress(TEXT), zlib.compress(FLOATS)):
+        (frame,) = packed(content, 19)
+        assert len(frame) <= len(content) * 1.001 + 50
+        assert frame == plainly(content, -1)[0]
+
+
+@pytest.mark.parametrize("size", [1, 100, 128 << 10, (128 << 10) + 1, MIB - 1])
+def test_noise_of_any_size_grows_by_a_few_bytes_at_most(size: int) -> None:
+    for level in (1, 3, 19):
+        (frame,) = packed(NOISE[:size], level)
+        assert len(frame) <= size + 50
+
+
+def test_the_zstd_program_reads_what_was_stored_as_it_is(tmp_path: Path) -> None:
+    content = NOISE[: 2 * MIB] + TEXT
+    (tmp_path / "x.zst").write_bytes(b"".join(packed(content, 19)))
+    done = subprocess.run(["zstd", "-dcq", tmp_path / "x.zst"], capture_output=True, check=True)
+    assert done.stdout == content
+
+
+def test_a_file_that_grows_or_shrinks_while_it_is_read_is_whole_frames_of_what_was_read(
+    opened: int, tmp_path: Path
+) -> None:
+    os.pwrite(opened, NOISE, 0)
+    ended = threading.Event()
+
+    def change() -> None:
+        while not ended.is_set():
+            for size in (8 * MIB, 5 * MIB + 7, 3 * MIB + 1):
+                os.truncate(opened, size)
+
+    with ThreadPoolExecutor(1) as pool:
+        changing = pool.submit(change)
+        try:
+            for _ in range(50):
+                with encode_file(opened, 1, tmp_path) as encoded:
+                    assert hashlib.sha256(unpacked(encoded)).hexdigest() == encoded.sha256
+        finally:
+            ended.set()
+        changing.result()
 
 
 def test_pieces_can_be_had_more_than_once(opened: int, tmp_path: Path) -> None:
