@@ -11,6 +11,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,9 +19,9 @@ import apsw
 
 from archivefs import __version__
 from archivefs import config as configuration
-from archivefs.catalog.catalog import Catalog, Change
+from archivefs.catalog.catalog import Catalog, Change, day_number
 from archivefs.catalog.compare import told
-from archivefs.catalog.reader import DictionaryRow, Reader
+from archivefs.catalog.reader import DictionaryRow, Entry, Reader
 from archivefs.config import ConverterConfig
 from archivefs.errors import (
     ArchiveError,
@@ -34,6 +35,7 @@ from archivefs.errors import (
     NotAnArchiveError,
     OtherSchemaError,
     ReadOnlyError,
+    SegmentMissingError,
 )
 from archivefs.events import (
     AnyEvent,
@@ -41,7 +43,6 @@ from archivefs.events import (
     DictionaryTrained,
     Event,
 )
-from archivefs.operations import IdClock, Operation, Transaction
 from archivefs.packing import Packing
 from archivefs.reopening import Reopening
 from archivefs.store import lock, recovery
@@ -49,6 +50,7 @@ from archivefs.store.content import ContentReader
 from archivefs.store.dictionaries import Dictionaries
 from archivefs.store.durable import make_dirs, replacing, sync_dir
 from archivefs.store.store import Store
+from archivefs.transaction import IdClock, Operation, Transaction
 
 log = logging.getLogger(__name__)
 
@@ -182,6 +184,27 @@ class Archive:
     def now_ms(self) -> int:
         """The archive's clock in Unix milliseconds."""
         return self._clock() // 10**6
+
+    def today(self) -> int:
+        """The day of a capture now, in days since 1970-01-01."""
+        moment = datetime.fromtimestamp(self._clock() / 10**9, self.zone)
+        return day_number(moment.date().isoformat())
+
+    def copy_source(self, entry: Entry, fd: int) -> None:
+        """Write the source of an entry to the file ``fd``, its SHA-256 checked.
+
+        Raises ``ContentDamagedError``, ``OSError``.
+        """
+        place = self.reader.location(entry)
+        try:
+            self.content.copy(place, entry.size, entry.sha256, fd)
+        except SegmentMissingError:
+            moved = self.reader.location(self.reader.get(entry.id))
+            if moved == place:
+                raise
+            os.ftruncate(fd, 0)
+            os.lseek(fd, 0, os.SEEK_SET)
+            self.content.copy(moved, entry.size, entry.sha256, fd)
 
     def require_space(self) -> None:
         """Raise ``NoSpaceError`` while the disk has less free than the reserve."""

@@ -14,7 +14,7 @@ import trio
 
 from archivefs.archive import Archive
 from archivefs.catalog.catalog import Change
-from archivefs.operations import Operation
+from archivefs.transaction import Operation
 
 log = logging.getLogger(__name__)
 

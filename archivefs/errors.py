@@ -70,6 +70,8 @@ class ContentDamagedError(ArchiveError):
 class SegmentMissingError(ContentDamagedError):
     """The file of a segment is not there: lost, or its records were moved to another since."""
 
+    exit_code = 25
+
 
 class JournalDamagedError(ArchiveError):
     """A journal line is altered, missing or out of order."""
@@ -121,6 +123,8 @@ class CatalogError(ArchiveError):
 
 class OtherSchemaError(CatalogError):
     """The catalog was made by another version; it is only an index, and is made again."""
+
+    exit_code = 26
 
 
 class CaptureFailedError(ArchiveError):

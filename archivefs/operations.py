@@ -1,23 +1,17 @@
 """What can be done to an archive: each operation turns what it was given into records and events.
 
-An operation runs inside a ``Transaction`` of the committing thread. Either all its records and events become
-durable, or none.
+An operation runs inside a ``Transaction`` of the committing thread.
 """
 
-from abc import ABC, abstractmethod
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Any, Generic, NamedTuple, TypeVar
-from zoneinfo import ZoneInfo
-
-import msgspec
+from typing import Any, NamedTuple
 
 from archivefs import names
 from archivefs.catalog.catalog import DROP_REASON
-from archivefs.catalog.reader import Entry, Reader
-from archivefs.config import Config, ConverterConfig
-from archivefs.errors import ArchiveError, UnknownEntryError
+from archivefs.config import ConverterConfig
+from archivefs.errors import ArchiveError
 from archivefs.events import (
     WAITING,
     Actor,
@@ -26,171 +20,23 @@ from archivefs.events import (
     AttemptStarted,
     Captured,
     Content,
+    DictionaryTrained,
     Dropped,
     Event,
     Location,
+    Move,
     Outcome,
+    Repacked,
+    SegmentsRemoved,
     Status,
     Touched,
-    encode,
 )
 from archivefs.packing import REPORTS, SOURCES, Packing
 from archivefs.store.frames import Encoded, RecordHeader
-from archivefs.store.store import Mark, Store
+from archivefs.transaction import Operation, Transaction, id_milliseconds
 
-T_co = TypeVar("T_co", covariant=True)
-SUPERSEDABLE = WAITING | {Status.ARCHIVED, Status.SKIPPED}
-"""Statuses that a later version of the same inbox file turns into ``superseded``."""
-
-
-class IdClock:
-    """Hands out archive ids that are unique and ascending whatever the clock does.
-
-    An id is ``YYYYMMDDTHHMMSSmmm-xxxxxx``: UTC capture time and the first six hex digits of the SHA-256.
-    """
-
-    def __init__(self, last_id: str) -> None:
-        """Go on after ``last_id`` ('' for a new archive)."""
-        self._last = last_id
-        self._last_ms = id_milliseconds(last_id) if last_id else 0
-
-    def next(self, sha256: str, now_ms: int) -> tuple[str, int]:
-        """The id for a capture now, and its time in Unix milliseconds: the next free one after the last."""
-        when = max(now_ms, self._last_ms)
-        new = _id(when, sha256)
-        if new <= self._last:
-            when += 1
-            new = _id(when, sha256)
-        self._last, self._last_ms = new, when
-        return new, when
-
-
-def _id(when_ms: int, sha256: str) -> str:
-    moment = datetime.fromtimestamp(when_ms // 1000, UTC)
-    return f"{moment:%Y%m%dT%H%M%S}{when_ms % 1000:03d}-{sha256[:6]}"
-
-
-def id_milliseconds(id_: str) -> int:
-    """The capture time in an archive id, in Unix milliseconds."""
-    moment = datetime.strptime(id_[:15], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
-    return int(moment.timestamp()) * 1000 + int(id_[15:18])
-
-
-def require_storable(event: Event) -> None:
-    """Raise ``ArchiveError`` for text that is no UTF-8, and numbers that SQLite cannot hold."""
-    try:
-        encode(event)
-    except (ValueError, TypeError) as error:
-        raise ArchiveError(f"a {type(event).__name__} event cannot be written: {error}") from None
-    for field_name, value in msgspec.structs.asdict(event).items():
-        if isinstance(value, int) and not -(2**63) <= value < 2**63:
-            raise ArchiveError(f"{field_name} of a {type(event).__name__} event is out of range: {value}")
-
-
-class Savepoint(NamedTuple):
-    """How far a transaction has come."""
-
-    segments: Mark
-    events: int
-    overlay: dict[str, tuple[Status, int]]
-
-
-class Transaction:
-    """The group that is being committed: its events so far, and the state as they leave it."""
-
-    def __init__(self, store: Store, reader: Reader, config: Config, ids: IdClock, now_ms: int) -> None:
-        self.config = config
-        self.now_ms = now_ms
-        self.events: list[Event] = []
-        self._store = store
-        self._reader = reader
-        self._ids = ids
-        self._zone = ZoneInfo(config.timezone)
-        self._overlay: dict[str, tuple[Status, int]] = {}
-
-    def savepoint(self) -> Savepoint:
-        """Where to come back to with ``rollback``."""
-        return Savepoint(self._store.mark(), len(self.events), dict(self._overlay))
-
-    def rollback(self, to: Savepoint) -> None:
-        """Forget what was done since the savepoint."""
-        self._store.rollback(to.segments)
-        del self.events[to.events :]
-        self._overlay = to.overlay
-
-    def new_id(self, sha256: str) -> tuple[str, int]:
-        """A fresh archive id and its capture time in Unix milliseconds."""
-        return self._ids.next(sha256, self.now_ms)
-
-    def day(self, when_ms: int) -> str:
-        """The day in the archive's time zone, ``YYYY-MM-DD``."""
-        return datetime.fromtimestamp(when_ms / 1000, self._zone).date().isoformat()
-
-    def state(self, id_: str) -> tuple[Status, int]:
-        """Status and number of attempts, this group's events included. Raises ``UnknownEntryError``."""
-        if id_ not in self._overlay:
-            entry = self._reader.by_id(id_)
-            if entry is None:
-                raise UnknownEntryError(f'no entry with id "{id_}"')
-            self._overlay[id_] = (entry.status, entry.attempts)
-        return self._overlay[id_]
-
-    def waits(self, id_: str) -> bool:
-        """Whether a later version of the same file would supersede this entry."""
-        try:
-            return self.state(id_)[0] in SUPERSEDABLE
-        except UnknownEntryError:
-            return False
-
-    def quarantined(self, id_: str) -> Entry:
-        """The entry, which must be in quarantine. Raises ``ArchiveError``."""
-        status = self.state(id_)[0]
-        entry = self._reader.by_id(id_)
-        if status is not Status.QUARANTINED or entry is None:
-            raise ArchiveError(f"{id_} is not quarantined: its status is {status}")
-        return entry
-
-    def converter_name(self, entry: Entry) -> str:
-        """The name of the entry's converter."""
-        return self._reader.converter_name(entry.converter_id)
-
-    def record(self, event: Event) -> None:
-        """Add an event to the group. Raises ``ArchiveError`` for what journal or catalog could not hold."""
-        require_storable(event)
-        self.events.append(event)
-        match event:
-            case Captured():
-                self._overlay[event.id] = (event.status, 0)
-                for earlier in event.supersedes:
-                    self._overlay[earlier] = (Status.SUPERSEDED, self.state(earlier)[1])
-            case AttemptStarted():
-                self._overlay[event.id] = (Status.CONVERTING, event.attempt)
-            case AttemptFinished():
-                self._overlay[event.id] = (event.status, event.attempt)
-            case Adopted():
-                self._overlay[event.id] = (event.status, self.state(event.id)[1])
-            case Dropped():
-                self._overlay[event.id] = (Status.REJECTED, self.state(event.id)[1])
-
-    def append(self, converter: str, kind: str, day: str, header: RecordHeader, content: Encoded) -> Location:
-        """Write a record into the day's segment of ``kind`` (sources, reports)."""
-        return self._store.append(f"{day.replace('-', '/')}/{converter}.{kind}", header, content)
-
-
-class Operation(ABC, Generic[T_co]):
-    """One thing to be done; ``prepare`` does the work that needs no transaction."""
-
-    order: str = ""
-
-    def prepare(self, packing: Packing) -> None:
-        """Compress and hash; in any thread, before the group is formed."""
-
-    @abstractmethod
-    def run(self, txn: Transaction) -> T_co:
-        """Write records and events. An ``ArchiveError`` undoes this operation only."""
-
-    def close(self) -> None:
-        """Free what ``prepare`` made."""
+MOVES = 2000
+"""Records in one event: a line of about 150 kB."""
 
 
 def clamped(time_ns: int) -> int:
@@ -357,6 +203,70 @@ class Note(Operation[None]):
     def run(self, txn: Transaction) -> None:
         """One event."""
         txn.record(self.event)
+
+
+@dataclass
+class AddDictionary(Operation[str]):
+    """Keep a dictionary and use it from now on; returns its name."""
+
+    converter: str
+    content: str
+    data: bytes
+    samples: int
+
+    def run(self, txn: Transaction) -> str:
+        """One file and one event."""
+        made = txn.save_dictionary(self.converter, self.data)
+        txn.record(
+            DictionaryTrained(
+                converter=self.converter, content=self.content, name=made.name, number=made.number,
+                samples=self.samples, size=len(self.data), sha256=hashlib.sha256(self.data).hexdigest(),
+            )
+        )  # fmt: skip
+        return made.name
+
+
+@dataclass
+class NewSegment(Operation[str]):
+    """Append no more to the segments of ``base``; returns the name for one that follows them."""
+
+    base: str
+
+    def run(self, txn: Transaction) -> str:
+        """No event."""
+        return txn.new_segment(self.base)
+
+
+@dataclass
+class MoveRecords(Operation[int]):
+    """Say that records stand in ``segment`` now, whose file is durable; returns how many.
+
+    Records that are no longer where they were copied from are left out.
+    """
+
+    segment: str
+    moves: Sequence[tuple[Location, Move]]
+
+    def run(self, txn: Transaction) -> int:
+        """One event for each ``MOVES`` records."""
+        valid = [move for place, move in self.moves if txn.place_of(move) == place]
+        for start in range(0, len(valid), MOVES):
+            txn.record(Repacked(segment=self.segment, moves=valid[start : start + MOVES]))
+        return len(valid)
+
+
+@dataclass
+class RemoveSegments(Operation[list[str]]):
+    """Say that segments are not needed any more; returns those in which nothing is. Their files stay."""
+
+    segments: Sequence[str]
+
+    def run(self, txn: Transaction) -> list[str]:
+        """One event."""
+        unused = [name for name in self.segments if not txn.is_used(name)]
+        if unused:
+            txn.record(SegmentsRemoved(segments=unused))
+        return unused
 
 
 @dataclass

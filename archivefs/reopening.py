@@ -10,13 +10,14 @@ from collections.abc import Callable
 from archivefs.catalog.reader import Reader
 from archivefs.errors import ContentDamagedError
 from archivefs.events import AttemptFinished, Event, Outcome, Status, Voided
-from archivefs.operations import Transaction, captured_event
+from archivefs.operations import captured_event
 from archivefs.store import recovery
 from archivefs.store.content import ContentReader
 from archivefs.store.durable import sync_file
 from archivefs.store.recovery import Tail
 from archivefs.store.segment import ScannedRecord
 from archivefs.store.store import Store
+from archivefs.transaction import Transaction
 
 log = logging.getLogger(__name__)
 

@@ -37,7 +37,7 @@ def restore(archive: Archive, entry: Entry, target: bytes) -> None:
     fd, temporary = tempfile.mkstemp(prefix=b".restore-", dir=folder)
     try:
         try:
-            archive.content.copy(archive.reader.location(entry), entry.size, entry.sha256, fd)
+            archive.copy_source(entry, fd)
             attributes.write(fd, entry.xattrs)  # before the mode, which may forbid it
             os.fchmod(fd, entry.mode & 0o777)
             if os.geteuid() == 0:

@@ -101,6 +101,8 @@ class Record(NamedTuple):
     length: int
     size: int
     sha256: str
+    attempt: int
+    ordinal: int
 
 
 class DictionaryRow(NamedTuple):
@@ -356,6 +358,33 @@ class Reader:
         rows = self.db.execute("SELECT name FROM segments WHERE gone = 0 AND packed = end_bytes")
         return {row[0] for row in rows}
 
+    def small_contents(
+        self, converter: str, content: str, limit_bytes: int, count: int, days: tuple[int, int] | None = None
+    ) -> list[tuple[Location, int]]:
+        """Place and size of a converter's newest sources or reports of at most ``limit_bytes``.
+
+        ``days``: of entries of these days only, first and last.
+        """
+        first, last = days or (0, 2**31)
+        if content == "sources":
+            sql = (
+                "SELECT segment_id, offset, header, stored, length, size FROM entries"
+                " WHERE converter_id = ? AND day BETWEEN ? AND ? AND size BETWEEN 1 AND ? AND reason != ?"
+                " ORDER BY n DESC LIMIT ?"
+            )
+        else:
+            sql = (
+                "SELECT c.segment_id, c.offset, c.header, c.stored, c.length, c.size"
+                " FROM entries e JOIN contents c USING (n) WHERE converter_id = ? AND day BETWEEN ? AND ?"
+                " AND c.size BETWEEN 1 AND ? AND ordinal > 0 AND reason != ? AND c.segment_id > 0"
+                " ORDER BY n DESC LIMIT ?"
+            )
+        rows = self.db.execute(
+            sql, (self.converter_id(converter), first, last, limit_bytes, VOID_REASON, count)
+        )
+        places = ((self._location(*place), size) for *place, size in rows)
+        return [(place, size) for place, size in places if place is not None]
+
     def dictionaries(self) -> list[DictionaryRow]:
         """All dictionaries, oldest first."""
         return [DictionaryRow(*row) for row in self.db.execute("SELECT * FROM dictionaries ORDER BY seq")]
@@ -363,27 +392,37 @@ class Reader:
     def records(self, segment: str, since_ms: int = 0) -> list[Record]:
         """The records of a segment in the order of offset, of entries captured at or after ``since_ms``."""
         number = self.db.execute("SELECT segment_id FROM segments WHERE name = ?", (segment,)).get
-        place = self._place_of(segment)
+        place = self.place_of(segment)
         # All records of a segment are of one converter and day, for which there is an index.
         here = "converter_id = ?4 AND day = ?5 AND" if place else ""
         rows = self.db.execute(
-            "SELECT id, offset, length, size, sha256 FROM entries"
+            "SELECT id, offset, length, size, sha256, 0, 0 FROM entries"
             f" WHERE {here} segment_id = ?1 AND captured_ms >= ?2 AND reason != ?3"
-            " UNION ALL SELECT id, c.offset, c.length, c.size, c.sha256"
+            " UNION ALL SELECT id, c.offset, c.length, c.size, c.sha256, c.attempt, c.ordinal"
             " FROM entries JOIN contents c USING (n)"
             f" WHERE {here} c.segment_id = ?1 AND captured_ms >= ?2 ORDER BY 2",
-            (number, since_ms, VOID_REASON, *place),
+            (number, since_ms, VOID_REASON, *(place or ())),
         )
         return [Record(*row) for row in rows]
 
-    def _place_of(self, segment: str) -> tuple[int, int] | tuple[()]:
-        """Converter and day of a segment by its name, () where the name does not say."""
+    def content_size(self, segment: str) -> int:
+        """The sum of the contents whose records a segment holds."""
+        return sum(record.size for record in self.records(segment))
+
+    def place_of(self, segment: str) -> tuple[int, int] | None:
+        """``(converter_id, day)`` of a segment by its name, None where the name does not say."""
         day, _, file = segment.rpartition("/")
         found = re.fullmatch(r"(.+)\.(?:sources|reports)(?:\.\d+)?\.zst", file)
         converter_id = self.converter_id(found[1]) if found else None
         if converter_id is None or not re.fullmatch(r"\d{4}/\d\d/\d\d", day):
-            return ()
+            return None
         return converter_id, day_number(day.replace("/", "-"))
+
+    def days(self, query: Query) -> list[tuple[int, int]]:
+        """``(converter_id, day)`` of the entries that a query selects, each once; reads all of them."""
+        where, values = conditions.compile_terms(query.terms)
+        rows = self.db.execute(f"SELECT DISTINCT converter_id, day FROM entries WHERE {where}", values)
+        return list(rows)
 
     def content_bytes(self) -> int:
         """The sum of all sources, logs and reports that are stored."""

@@ -17,7 +17,7 @@ from archivefs.catalog.reader import Entry
 from archivefs.committer import Committer
 from archivefs.config import ConverterConfig
 from archivefs.convert.pool import Answer, Job, Pool, WorkerError, make_job
-from archivefs.errors import ArchiveError
+from archivefs.errors import ArchiveError, SegmentMissingError
 from archivefs.events import WAITING, Location, Outcome, Status
 from archivefs.operations import BeginAttempt, FinishAttempt, Report
 from archivefs.store.durable import make_dirs
@@ -152,8 +152,7 @@ class Scheduler:
         reports: list[tuple[str, bytes]] = []
         job: Job | None = None
         try:
-            place = self._archive.reader.location(entry)
-            job = await trio.to_thread.run_sync(self._extract, entry, place, attempt, config)
+            job = await self._extracted(entry, attempt, config)
             answer = await self._pool.convert(converter, config, job)
             reports = await trio.to_thread.run_sync(job.read_reports, answer.reports)
         except (ArchiveError, OSError) as error:
@@ -208,6 +207,17 @@ class Scheduler:
             return Status.FAILED, 0, f"given up after {suspended} suspended attempts: {error}"
         delay = config.retry_delay_seconds if answer.retry_after is None else answer.retry_after
         return Status.SUSPENDED, self._archive.now_ms() + int(delay * 1000) + 1, error
+
+    async def _extracted(self, entry: Entry, attempt: int, config: ConverterConfig) -> Job:
+        """The archived source in a folder of its own; looked for again where a repack moved it meanwhile."""
+        place = self._archive.reader.location(entry)
+        try:
+            return await trio.to_thread.run_sync(self._extract, entry, place, attempt, config)
+        except SegmentMissingError:
+            moved = self._archive.reader.location(self._archive.reader.get(entry.id))
+            if moved == place:
+                raise
+            return await trio.to_thread.run_sync(self._extract, entry, moved, attempt, config)
 
     def _extract(self, entry: Entry, place: Location, attempt: int, config: ConverterConfig) -> Job:
         """Lay the archived source into a folder of its own; its hash is checked on the way."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from archivefs.events import TailCut
 from archivefs.store.durable import sync_dir
 from archivefs.store.segment import ScannedRecord, scan
-from archivefs.store.store import Store
+from archivefs.store.store import Store, split_name
 
 REPACKING = ".repack"
 """What the name of a segment ends with that a repack is writing."""
@@ -49,6 +49,11 @@ def segment_names(content_dir: Path) -> Iterator[str]:
     """The names of all segments on disk."""
     for path in sorted(content_dir.glob("*/*/*/*.zst")):
         yield str(path.relative_to(content_dir))
+
+
+def base_of(segment: str) -> str:
+    """What all parts of a converter's day have in common: ``2026/02/13/ict-csv.sources``."""
+    return split_name(segment)[0]
 
 
 def find_tails(content_dir: Path, ends: Mapping[str, int]) -> Iterator[Tail]:

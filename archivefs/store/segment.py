@@ -42,8 +42,7 @@ class SegmentWriter:
     def append(self, header: RecordHeader, content: Encoded) -> Location:
         """Write one record behind the last. Not durable before ``sync``; on ``OSError`` call ``cut``."""
         start = self.end
-        if self.dictionary:
-            header = msgspec.structs.replace(header, dictionary=self.dictionary)
+        header = msgspec.structs.replace(header, stored=content.stored, dictionary=self.dictionary)
         head, check = frames.header_frame(header)
         table = frames.table_frame(check, content.frames)
         self.dirty = True

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from archivefs.errors import CaptureFailedError, ReadOnlyError
 from archivefs.events import AnyEvent, Event, Location
-from archivefs.store.dictionaries import Dictionaries
+from archivefs.store.dictionaries import Dictionaries, Dictionary
 from archivefs.store.durable import make_dirs, replacing
 from archivefs.store.frames import Encoded, RecordHeader
 from archivefs.store.journal import Journal
@@ -114,6 +114,20 @@ class Store:
         self.failed = reason
         log.critical("%s; the archive is read-only until it is opened again", reason)
 
+    def save_dictionary(self, name: str, data: bytes) -> Dictionary:
+        """Keep a dictionary, durably. Raises ``CaptureFailedError``."""
+        self._require_writable()
+        try:
+            return self.dictionaries.save(name, data)
+        except OSError as error:
+            raise _failure(f"writing dictionaries/{name}", error) from error
+
+    def new_segment(self, base: str) -> str:
+        """A name behind those that ``base`` has; nothing is appended to any of them from now on."""
+        part = max(self._parts.get(base, 0), self._last_part(base)) + 1
+        self._parts[base] = part + 1
+        return part_name(base, part)
+
     def keep_aside(self, name: str, data: bytes) -> str:
         """Keep bytes that were cut off, durably, below quarantine/. Returns the name they got.
 
@@ -192,6 +206,11 @@ class Store:
         self._writers.pop(writer.name).close()
 
     def _close_idle(self) -> None:
+        """Close what is not appended to any more; all that is open is durable now."""
+        for name in list(self._writers):
+            base, part = split_name(name)
+            if part < self._parts[base]:
+                self._writers.pop(name).close()
         while len(self._writers) > OPEN_WRITERS:
             self._writers.popitem(last=False)[1].close()
 

@@ -15,7 +15,8 @@ import apsw
 from archivefs.archive import CATALOG, Archive
 from archivefs.catalog.reader import Entry
 from archivefs.events import Outcome, Status
-from archivefs.operations import BeginAttempt, Capture, FinishAttempt, Operation, Receipt, Report
+from archivefs.operations import BeginAttempt, Capture, FinishAttempt, Receipt, Report
+from archivefs.transaction import Operation
 
 ROOT = Path(__file__).parents[2]
 NOON_MS = int(datetime(2026, 2, 13, 12, tzinfo=UTC).timestamp()) * 1000

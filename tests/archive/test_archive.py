@@ -46,9 +46,10 @@ from archivefs.errors import (
     UnknownEntryError,
 )
 from archivefs.events import Actor, Outcome, Status
-from archivefs.operations import Adopt, BeginAttempt, Drop, Operation, Report, Touch, Transaction
+from archivefs.operations import Adopt, BeginAttempt, Drop, Report, Touch
 from archivefs.packing import Packing
 from archivefs.store.frames import encode_file
+from archivefs.transaction import Operation, Transaction
 
 MIB = 1 << 20
 

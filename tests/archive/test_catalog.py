@@ -28,7 +28,8 @@ from archivefs.archive import CATALOG, Archive, rebuild
 from archivefs.catalog.catalog import Catalog, connect, day_number, day_text
 from archivefs.errors import JournalDamagedError, LockedError, NotAnArchiveError
 from archivefs.events import Outcome, Status, Verified
-from archivefs.operations import Adopt, BeginAttempt, Drop, Note, Operation, Report, Touch
+from archivefs.operations import Adopt, BeginAttempt, Drop, Note, Report, Touch
+from archivefs.transaction import Operation
 
 NAMES = [
     b"unit.csv",

@@ -15,7 +15,8 @@ from archivefs.catalog.catalog import Change
 from archivefs.committer import GROUP, Committer
 from archivefs.config import Config
 from archivefs.errors import ArchiveError, UnknownEntryError
-from archivefs.operations import Operation, Touch, Transaction
+from archivefs.operations import Touch
+from archivefs.transaction import Operation, Transaction
 
 
 class Held(Operation[str]):

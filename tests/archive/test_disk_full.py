@@ -32,9 +32,9 @@ from archive_parts import (
 
 from archivefs.archive import Archive, rebuild
 from archivefs.errors import ArchiveError, CaptureFailedError, ReadOnlyError
-from archivefs.operations import Operation, Transaction
 from archivefs.packing import Packing
 from archivefs.store.segment import scan
+from archivefs.transaction import Operation, Transaction
 
 PAGE = 4096
 

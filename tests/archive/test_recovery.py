@@ -32,9 +32,10 @@ from archivefs import names
 from archivefs.archive import CATALOG, Archive, rebuild
 from archivefs.errors import ContentDamagedError
 from archivefs.events import Outcome, Status
-from archivefs.operations import BeginAttempt, Receipt, Report, Transaction
+from archivefs.operations import BeginAttempt, Receipt, Report
 from archivefs.store.segment import scan
 from archivefs.store.store import Store
+from archivefs.transaction import Transaction
 
 SOURCES = "2026/02/13/ict.sources.zst"
 REPORTS = "2026/02/13/ict.reports.zst"

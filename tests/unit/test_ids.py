@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from archivefs.operations import IdClock, id_milliseconds
+from archivefs.transaction import IdClock, id_milliseconds
 
 NOON_MS = int(datetime(2026, 2, 13, 12, tzinfo=UTC).timestamp()) * 1000
 HOUR_MS = 3_600_000

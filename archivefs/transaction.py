@@ -1,0 +1,214 @@
+"""The group that is being committed: its ids, records and events so far, and the state as they leave it.
+
+Either all that a transaction holds becomes durable, or none. ``operations`` has what can be done in one.
+"""
+
+from abc import ABC, abstractmethod
+from datetime import UTC, datetime
+from typing import Generic, NamedTuple, TypeVar
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from archivefs.catalog.reader import Entry, Reader
+from archivefs.config import Config
+from archivefs.errors import ArchiveError, UnknownEntryError
+from archivefs.events import (
+    WAITING,
+    Adopted,
+    AttemptFinished,
+    AttemptStarted,
+    Captured,
+    Dropped,
+    Event,
+    Location,
+    Move,
+    Status,
+    encode,
+)
+from archivefs.packing import Packing
+from archivefs.store.dictionaries import Dictionary
+from archivefs.store.frames import Encoded, RecordHeader
+from archivefs.store.store import Mark, Store
+
+T_co = TypeVar("T_co", covariant=True)
+SUPERSEDABLE = WAITING | {Status.ARCHIVED, Status.SKIPPED}
+"""Statuses that a later version of the same inbox file turns into ``superseded``."""
+
+
+class IdClock:
+    """Hands out archive ids that are unique and ascending whatever the clock does.
+
+    An id is ``YYYYMMDDTHHMMSSmmm-xxxxxx``: UTC capture time and the first six hex digits of the SHA-256.
+    """
+
+    def __init__(self, last_id: str) -> None:
+        """Go on after ``last_id`` ('' for a new archive)."""
+        self._last = last_id
+        self._last_ms = id_milliseconds(last_id) if last_id else 0
+
+    def next(self, sha256: str, now_ms: int) -> tuple[str, int]:
+        """The id for a capture now, and its time in Unix milliseconds: the next free one after the last."""
+        when = max(now_ms, self._last_ms)
+        new = _id(when, sha256)
+        if new <= self._last:
+            when += 1
+            new = _id(when, sha256)
+        self._last, self._last_ms = new, when
+        return new, when
+
+
+def _id(when_ms: int, sha256: str) -> str:
+    moment = datetime.fromtimestamp(when_ms // 1000, UTC)
+    return f"{moment:%Y%m%dT%H%M%S}{when_ms % 1000:03d}-{sha256[:6]}"
+
+
+def id_milliseconds(id_: str) -> int:
+    """The capture time in an archive id, in Unix milliseconds."""
+    moment = datetime.strptime(id_[:15], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+    return int(moment.timestamp()) * 1000 + int(id_[15:18])
+
+
+def require_storable(event: Event) -> None:
+    """Raise ``ArchiveError`` for text that is no UTF-8, and numbers that SQLite cannot hold."""
+    try:
+        encode(event)
+    except (ValueError, TypeError) as error:
+        raise ArchiveError(f"a {type(event).__name__} event cannot be written: {error}") from None
+    for field_name, value in msgspec.structs.asdict(event).items():
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise ArchiveError(f"{field_name} of a {type(event).__name__} event is out of range: {value}")
+
+
+class Savepoint(NamedTuple):
+    """How far a transaction has come."""
+
+    segments: Mark
+    events: int
+    overlay: dict[str, tuple[Status, int]]
+
+
+class Transaction:
+    """The group that is being committed: its events so far, and the state as they leave it."""
+
+    def __init__(self, store: Store, reader: Reader, config: Config, ids: IdClock, now_ms: int) -> None:
+        self.config = config
+        self.now_ms = now_ms
+        self.events: list[Event] = []
+        self._store = store
+        self._reader = reader
+        self._ids = ids
+        self._zone = ZoneInfo(config.timezone)
+        self._overlay: dict[str, tuple[Status, int]] = {}
+
+    def savepoint(self) -> Savepoint:
+        """Where to come back to with ``rollback``."""
+        return Savepoint(self._store.mark(), len(self.events), dict(self._overlay))
+
+    def rollback(self, to: Savepoint) -> None:
+        """Forget what was done since the savepoint."""
+        self._store.rollback(to.segments)
+        del self.events[to.events :]
+        self._overlay = to.overlay
+
+    def new_id(self, sha256: str) -> tuple[str, int]:
+        """A fresh archive id and its capture time in Unix milliseconds."""
+        return self._ids.next(sha256, self.now_ms)
+
+    def day(self, when_ms: int) -> str:
+        """The day in the archive's time zone, ``YYYY-MM-DD``."""
+        return datetime.fromtimestamp(when_ms / 1000, self._zone).date().isoformat()
+
+    def state(self, id_: str) -> tuple[Status, int]:
+        """Status and number of attempts, this group's events included. Raises ``UnknownEntryError``."""
+        if id_ not in self._overlay:
+            entry = self._reader.by_id(id_)
+            if entry is None:
+                raise UnknownEntryError(f'no entry with id "{id_}"')
+            self._overlay[id_] = (entry.status, entry.attempts)
+        return self._overlay[id_]
+
+    def waits(self, id_: str) -> bool:
+        """Whether a later version of the same file would supersede this entry."""
+        try:
+            return self.state(id_)[0] in SUPERSEDABLE
+        except UnknownEntryError:
+            return False
+
+    def quarantined(self, id_: str) -> Entry:
+        """The entry, which must be in quarantine. Raises ``ArchiveError``."""
+        status = self.state(id_)[0]
+        entry = self._reader.by_id(id_)
+        if status is not Status.QUARANTINED or entry is None:
+            raise ArchiveError(f"{id_} is not quarantined: its status is {status}")
+        return entry
+
+    def converter_name(self, entry: Entry) -> str:
+        """The name of the entry's converter."""
+        return self._reader.converter_name(entry.converter_id)
+
+    def record(self, event: Event) -> None:
+        """Add an event to the group. Raises ``ArchiveError`` for what journal or catalog could not hold."""
+        require_storable(event)
+        self.events.append(event)
+        match event:
+            case Captured():
+                self._overlay[event.id] = (event.status, 0)
+                for earlier in event.supersedes:
+                    self._overlay[earlier] = (Status.SUPERSEDED, self.state(earlier)[1])
+            case AttemptStarted():
+                self._overlay[event.id] = (Status.CONVERTING, event.attempt)
+            case AttemptFinished():
+                self._overlay[event.id] = (event.status, event.attempt)
+            case Adopted():
+                self._overlay[event.id] = (event.status, self.state(event.id)[1])
+            case Dropped():
+                self._overlay[event.id] = (Status.REJECTED, self.state(event.id)[1])
+
+    def save_dictionary(self, converter: str, data: bytes) -> Dictionary:
+        """Write a dictionary under the next name of the converter. Raises ``ArchiveError``."""
+        numbers = {row.number for row in self._reader.dictionaries()}
+        count = sum(row.converter == converter for row in self._reader.dictionaries())
+        made = self._store.save_dictionary(f"{converter}-{count + 1}", data)
+        if made.number in numbers:
+            raise ArchiveError(f"there is a dictionary with the number {made.number} already")
+        return made
+
+    def new_segment(self, base: str) -> str:
+        """A name that no segment has, behind those of ``base``."""
+        return self._store.new_segment(base)
+
+    def place_of(self, move: Move) -> Location | None:
+        """Where the record that a move is about stands now."""
+        entry = self._reader.by_id(move.id)
+        if entry is None:
+            return None
+        if not move.attempt:
+            return self._reader.location(entry)
+        key = (move.attempt, move.ordinal)
+        found = (each for each in self._reader.contents(entry.n) if (each.attempt, each.ordinal) == key)
+        return next((each.location for each in found), None)
+
+    def is_used(self, segment: str) -> bool:
+        """Whether an entry needs a record of that segment."""
+        return bool(self._reader.records(segment))
+
+    def append(self, converter: str, kind: str, day: str, header: RecordHeader, content: Encoded) -> Location:
+        """Write a record into the day's segment of ``kind`` (sources, reports)."""
+        return self._store.append(f"{day.replace('-', '/')}/{converter}.{kind}", header, content)
+
+
+class Operation(ABC, Generic[T_co]):
+    """One thing to be done; ``prepare`` does the work that needs no transaction."""
+
+    order: str = ""
+
+    def prepare(self, packing: Packing) -> None:
+        """Compress and hash; in any thread, before the group is formed."""
+
+    @abstractmethod
+    def run(self, txn: Transaction) -> T_co:
+        """Write records and events. An ``ArchiveError`` undoes this operation only."""
+
+    def close(self) -> None:
+        """Free what ``prepare`` made."""
