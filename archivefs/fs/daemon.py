@@ -24,6 +24,7 @@ from archivefs.fs.mounts import MountOptions
 from archivefs.fs.operations import Operations, Presentation
 from archivefs.fs.tree import Tree
 from archivefs.jobs.scheduled_verify import Schedule
+from archivefs.jobs.training import Training
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +110,7 @@ class _Mount:
                 nursery.start_soon(self._capturer.run)
                 nursery.start_soon(self._keep_house)
                 nursery.start_soon(Schedule(self._archive, self._committer).run)
+                nursery.start_soon(Training(self._archive, self._committer).run)
                 nursery.start_soon(self._stop_on_signal)
                 nursery.start_soon(self._main, nursery.cancel_scope)
                 ready()

@@ -6,7 +6,6 @@ free, so all processors work.
 
 import hashlib
 import os
-import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from archivefs.archive import Archive
+from archivefs.background import give_way
 from archivefs.catalog.reader import Record
 from archivefs.errors import ContentDamagedError
 from archivefs.store import frames
@@ -48,18 +48,13 @@ def check_all(
     """
     waiting: deque[Future[SegmentResult]] = deque()
     workers = 1 if background else os.cpu_count() or 1
-    with ThreadPoolExecutor(workers, initializer=_give_way if background else None) as pool:
+    with ThreadPoolExecutor(workers, initializer=give_way if background else None) as pool:
         for name, records in wanted:
             waiting.append(pool.submit(_check_segment, content_dir, name, records, dictionaries, tails=tails))
             if len(waiting) > 2 * workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-
-
-def _give_way() -> None:
-    """Lowest priority for this thread only (on Linux, setpriority takes a thread's number)."""
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
 def check_names(archive: Archive, *, mounted: bool) -> list[Finding]:

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "archivefs"
 LAYERS = [
-    ("attributes", "errors", "events", "names"),
+    ("attributes", "background", "errors", "events", "names"),
     ("config",),
     ("query",),
     ("store", "catalog"),

@@ -1,0 +1,67 @@
+"""Dictionaries by themselves: a mounted archive makes one when a converter has enough small contents."""
+
+import logging
+from collections.abc import Sequence
+
+import trio
+
+from archivefs.archive import Archive
+from archivefs.background import run_last
+from archivefs.catalog.catalog import Change
+from archivefs.committer import Committer
+from archivefs.jobs import dictionaries
+from archivefs.jobs.dictionaries import SAMPLES, Trained
+from archivefs.operations import AddDictionary
+
+log = logging.getLogger(__name__)
+
+LOOK_ENTRIES = 250
+"""After so many new entries it looks again whether a converter has enough."""
+
+
+class Training:
+    """Trains in the background, one dictionary after the other."""
+
+    def __init__(self, archive: Archive, committer: Committer) -> None:
+        self._archive = archive
+        self._committer = committer
+        self._tried: dict[tuple[str, str], int] = {}
+        self._new = 0
+        self._wake = trio.Event()
+        committer.on_change(self._changed)
+
+    def _changed(self, changes: Sequence[Change]) -> None:
+        self._new += sum(change.before is None for change in changes)
+        if self._new >= LOOK_ENTRIES:
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Look at the start, and whenever there are enough new entries, until cancelled."""
+        while self._archive.writable:
+            self._wake, self._new = trio.Event(), 0
+            try:
+                while (made := await self._one()) is not None:
+                    await self._committer.submit(
+                        AddDictionary(made.converter, made.content, made.data, made.samples)
+                    )
+            except Exception:
+                log.exception("no dictionary could be made; it is tried again")
+            await self._wake.wait()
+
+    async def _one(self) -> Trained | None:
+        return await trio.to_thread.run_sync(run_last, self._look, abandon_on_cancel=True)
+
+    def _look(self) -> Trained | None:
+        """What is worth having; a kind for which it was not is tried again when it has twice as much."""
+        with Archive.open_as_it_is(self._archive.root) as archive:
+            for converter, content in dictionaries.missing(archive):
+                given = dictionaries.samples(archive, converter, content)
+                key, count = (converter, content), len(given)
+                if count < max(SAMPLES, 2 * self._tried.get(key, 0)):
+                    continue
+                self._tried[key] = count
+                level = archive.converter_config(converter).compression_level
+                trained = dictionaries.train(archive, converter, content, given, None, level)
+                if trained is not None:
+                    return trained
+        return None
