@@ -65,7 +65,8 @@ class Config(_Section, frozen=True, kw_only=True):
     """The whole file, checked.
 
     ``reserve_bytes``: capture stops while the disk has less free. ``verify_every_seconds``: a mounted
-    archive reads all of itself once in this time, 0: never by itself.
+    archive reads all of itself once in this time, 0: never by itself. ``read_cache_bytes``: memory of a
+    mount for decompressed content.
     """
 
     schema_version: int
@@ -73,6 +74,7 @@ class Config(_Section, frozen=True, kw_only=True):
     reserve_bytes: int = 256 * 1024 * 1024
     junk: tuple[str, ...] = JUNK
     verify_every_seconds: int = 0
+    read_cache_bytes: int = 128 * 1024 * 1024
     workers: Annotated[int, Meta(ge=1, le=256)] = os.cpu_count() or 1
     converters: dict[str, ConverterConfig] = {}
 
@@ -167,6 +169,7 @@ def parse(data: bytes, file: str) -> Config:
 
 _SPOKEN: Mapping[str, tuple[str, Callable[[object], int]]] = {
     "reserve": ("reserve_bytes", parse_size),
+    "read_cache": ("read_cache_bytes", parse_size),
     "verify_every": ("verify_every_seconds", parse_duration),
 }
 """Keys whose value is written as people say it, and the field of ``Config`` that holds it as a number."""

@@ -1,5 +1,7 @@
 """The life of a mount: open the archive, mount, serve until unmounted or told to stop, commit, close."""
 
+import contextlib
+import ctypes
 import logging
 import math
 import os
@@ -25,12 +27,15 @@ from archivefs.fs.operations import Operations, Presentation
 from archivefs.fs.tree import Tree
 from archivefs.jobs.scheduled_verify import Schedule
 from archivefs.jobs.training import Training
+from archivefs.store.frames import FRAME_BYTES
 
 log = logging.getLogger(__name__)
 
 MAX_REQUESTS = 512
 """Requests served at once; closes that wait for the disk must not keep readers out."""
 HOUSEKEEPING_SECONDS = 600.0
+M_MMAP_THRESHOLD = -3
+"""The number of that option in malloc.h."""
 
 
 def serve(root: Path, mountpoint: Path, options: MountOptions, ready: Callable[[], None]) -> None:
@@ -41,6 +46,7 @@ def serve(root: Path, mountpoint: Path, options: MountOptions, ready: Callable[[
     """
     mounts.check_mountpoint(mountpoint)
     _raise_file_limit()
+    _return_memory()
     with Archive(root) as archive:
         trio.run(_Mount(archive, mountpoint, options).run, ready)
 
@@ -48,6 +54,16 @@ def serve(root: Path, mountpoint: Path, options: MountOptions, ready: Callable[[
 def _raise_file_limit() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _return_memory() -> None:
+    """Make the C library give the memory of a frame back when it is freed, whichever thread used it.
+
+    By itself it would keep more and more for each thread (mallopt(3), M_MMAP_THRESHOLD: the dynamic threshold).
+    Other C libraries than glibc have no such call and need none.
+    """
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, FRAME_BYTES // 4)
 
 
 def _fuse_options(root: Path, options: MountOptions) -> set[str]:
@@ -67,8 +83,9 @@ class _Mount:
         self._committer = Committer(archive)
         self._kernel = Kernel()
         self._inbox = Inbox(archive)
+        self._cache = FrameCache(archive.content, archive.config.read_cache_bytes)
         self._scheduler = Scheduler(archive, self._committer)
-        tree = Tree(archive, self._inbox, FrameCache(archive.content))
+        tree = Tree(archive, self._inbox, self._cache)
         self._committer.on_change(tree.changed)
         self._committer.on_change(Invalidator(archive, tree.levels, self._kernel).changed)
         self._capturer = Capturer(archive, self._committer, self._scheduler, self._inbox)
@@ -108,6 +125,7 @@ class _Mount:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._scheduler.run)
                 nursery.start_soon(self._capturer.run)
+                nursery.start_soon(self._cache.run)
                 nursery.start_soon(self._keep_house)
                 nursery.start_soon(Schedule(self._archive, self._committer).run)
                 nursery.start_soon(Training(self._archive, self._committer).run)

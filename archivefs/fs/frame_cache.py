@@ -1,30 +1,45 @@
-"""Decompressed frames, shared by all readers within one bound of memory."""
+"""Decompressed frames, shared by all readers within one bound of memory, and loaded ahead of who reads on."""
 
+import contextlib
 from collections import OrderedDict
 
 import trio
 
+from archivefs.errors import ContentDamagedError
 from archivefs.events import Location
 from archivefs.fs.node import Handle
 from archivefs.store.content import ContentReader
 from archivefs.store.frames import FRAME_BYTES, frame_size
 
-CACHE_BYTES = 128 << 20
 INLINE_BYTES = 64 << 10
 """Frames of at most this content are decompressed in the trio thread when their bytes are in the page cache:
 about 60 us at 1 GB/s, what a hop to another thread costs."""
+LOADS = 8
+"""Frames loaded at once: more would wait for the processors, fewer for a slow disk."""
+AHEAD = 2
+"""Frames loaded ahead of one who reads a file from front to back; what two processors decompress meanwhile."""
 _Key = tuple[str, int, int]
 
 
 class FrameCache:
-    """Gives frames of contents; each is decompressed once however many readers want it."""
+    """Gives frames of contents; each is decompressed once however many readers want it.
 
-    def __init__(self, content: ContentReader, limit_bytes: int = CACHE_BYTES) -> None:
+    Frames that are kept, and those that are being loaded, take at most ``limit_bytes`` together.
+    """
+
+    def __init__(self, content: ContentReader, limit_bytes: int) -> None:
         self._content = content
-        self._limit = limit_bytes
+        self._limit = max(limit_bytes, LOADS * FRAME_BYTES)
         self._bytes = 0
         self._frames: OrderedDict[_Key, bytes] = OrderedDict()
         self._loading: dict[_Key, trio.Event] = {}
+        self._threads = trio.CapacityLimiter(LOADS)
+        self._ahead: trio.Nursery | None = None
+
+    async def run(self) -> None:
+        """Load ahead until cancelled; without this, frames are loaded when they are asked for."""
+        async with trio.open_nursery() as self._ahead:
+            await trio.sleep_forever()
 
     async def frame(self, place: Location, size: int, index: int) -> bytes:
         """Frame ``index`` of a content. Raises ``ContentDamagedError``, ``OSError``."""
@@ -39,26 +54,49 @@ class FrameCache:
                 return await self._load(key, place, size, index)
             await loading.wait()
 
+    def load_ahead(self, place: Location, size: int, index: int) -> None:
+        """Begin to load frame ``index`` where there is one, unless it is there or all threads are busy."""
+        key = (place.segment, place.offset, index)
+        there = key in self._frames or key in self._loading
+        if there or self._ahead is None or index * FRAME_BYTES >= size or not self._threads.available_tokens:
+            return
+        self._ahead.start_soon(self._try_load, key, place, size, index)
+
+    async def _try_load(self, key: _Key, place: Location, size: int, index: int) -> None:
+        """Load a frame that nobody waits for; who asks for it then meets the error."""
+        if key not in self._loading and key not in self._frames:
+            with contextlib.suppress(ContentDamagedError, OSError):
+                await self._load(key, place, size, index)
+
     async def _load(self, key: _Key, place: Location, size: int, index: int) -> bytes:
         if size <= INLINE_BYTES:
             packed = self._content.compressed_frame(place, size, index, wait=False)
             if packed is not None:
-                return self._keep(key, self._content.unpack(place, size, index, packed))
+                frame = self._content.unpack(place, size, index, packed)
+                self._make_room(len(frame))
+                self._frames[key] = frame
+                return frame
         self._loading[key] = done = trio.Event()
+        reserved = 0
         try:
-            frame = await trio.to_thread.run_sync(self._content.frame, place, size, index)
-            return self._keep(key, frame)
+            async with self._threads:
+                reserved = frame_size(size, index)
+                self._make_room(reserved)
+                frame = await trio.to_thread.run_sync(self._content.frame, place, size, index)
+            self._frames[key] = frame
+            reserved = 0
+            return frame
         finally:
+            self._bytes -= reserved
             del self._loading[key]
             done.set()
 
-    def _keep(self, key: _Key, frame: bytes) -> bytes:
-        self._frames[key] = frame
-        self._bytes += len(frame)
-        while self._bytes > self._limit:
+    def _make_room(self, size: int) -> None:
+        """Count so many bytes more, and let go of what was not used for longest."""
+        self._bytes += size
+        while self._bytes > self._limit and self._frames:
             _, oldest = self._frames.popitem(last=False)
             self._bytes -= len(oldest)
-        return frame
 
 
 class ContentHandle(Handle):
@@ -68,13 +106,20 @@ class ContentHandle(Handle):
         self._cache = cache
         self._place = place
         self._size = size
+        self._next = 0
 
     async def read(self, offset: int, size: int) -> bytes:
         """A part of the content, from as many frames as it touches."""
         end = min(offset + size, self._size)
+        # The kernel asks for two parts at once, in any order.
+        reads_on = self._size > FRAME_BYTES and abs(offset - self._next) <= FRAME_BYTES // 2
+        self._next = end
         pieces = []
         while offset < end:
             index, skip = divmod(offset, FRAME_BYTES)
+            if reads_on:
+                for ahead in range(1, AHEAD + 1):
+                    self._cache.load_ahead(self._place, self._size, index + ahead)
             take = min(end - offset, frame_size(self._size, index) - skip)
             frame = await self._cache.frame(self._place, self._size, index)
             pieces.append(frame if take == len(frame) else frame[skip : skip + take])

@@ -1,0 +1,76 @@
+"""Reading what is archived: large files by many programs at once, within the memory that archive.toml allows."""
+
+import hashlib
+import random
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from mount_parts import Mounted, config, converter, sha256
+
+Make = Callable[..., Mounted]
+MIB = 1 << 20
+CACHE_MIB = 16
+READERS = 32
+BESIDE_MIB = 48
+"""What 32 readers take beside the cache: buffers of requests, compressed frames on their way, Python's own."""
+
+
+def log_of(rng: random.Random, size: int) -> bytes:
+    """Lines as a burn-in writes them."""
+    lines, total = list[str](), 0
+    while total < size:
+        lines.append(
+            f"{rng.randrange(10**9):09} DATA chamber={rng.gauss(85, 1):.2f}C load={rng.random():.3f}A\n"
+        )
+        total += len(lines[-1])
+    return "".join(lines).encode()
+
+
+def memory_mib(pid: int, key: str) -> float:
+    """VmRSS or VmHWM of a process."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(key)).split()[1]) / 1024
+
+
+def test_many_readers_of_large_files_stay_within_the_memory_that_is_allowed(mounted: Make) -> None:
+    station = mounted(config(converter("logs"), read_cache=f"{CACHE_MIB} MiB"))
+    rng = random.Random(3)
+    contents = {f"{number}.log": log_of(rng, 12 * MIB) for number in range(8)}
+    for name, content in contents.items():
+        station.drop("logs", name, content)
+    station.remount()
+    rows = {row.name.decode(): row for row in station.entries()}
+    files = [station.entry_dir(rows[name]) / name for name in contents]
+    before = memory_mib(station.pid, "VmRSS")
+    crowd = [
+        subprocess.Popen(["sha256sum", files[number % len(files)]], stdout=subprocess.PIPE, text=True)
+        for number in range(READERS)
+    ]
+    said = [each.communicate()[0].split()[0] for each in crowd]
+    expected = [sha256(contents[file.name]) for file in files]
+    assert said == expected * (READERS // len(files))
+    assert memory_mib(station.pid, "VmHWM") - before < CACHE_MIB + BESIDE_MIB
+
+
+def test_a_large_file_reads_the_same_from_front_to_back_from_back_to_front_and_anywhere(
+    mounted: Make,
+) -> None:
+    station = mounted(config(converter("logs"), read_cache="8 MiB"))
+    rng = random.Random(4)
+    content = log_of(rng, 9 * MIB + 12_345)
+    station.drop("logs", "large.log", content)
+    station.remount()
+    path = station.entry_dir(station.only("large.log")) / "large.log"
+    with path.open("rb", buffering=0) as file:
+        digest = hashlib.sha256()
+        while piece := file.read(100_000):
+            digest.update(piece)
+        assert digest.hexdigest() == sha256(content)
+        places = [
+            *range(len(content) - 1000, 0, -700_001),
+            *(rng.randrange(len(content)) for _ in range(200)),
+        ]
+        for place in places:
+            file.seek(place)
+            assert file.read(4096) == content[place : place + 4096][:4096]
