@@ -59,7 +59,7 @@ def _raise_file_limit() -> None:
 def _return_memory() -> None:
     """Make the C library give the memory of a frame back when it is freed, whichever thread used it.
 
-    By itself it would keep more and more for each thread (mallopt(3), M_MMAP_THRESHOLD: the dynamic threshold).
+    By itself it would keep more and more for each thread (mallopt(3), the dynamic M_MMAP_THRESHOLD).
     Other C libraries than glibc have no such call and need none.
     """
     with contextlib.suppress(AttributeError):

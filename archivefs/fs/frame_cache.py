@@ -17,7 +17,7 @@ about 60 us at 1 GB/s, what a hop to another thread costs."""
 LOADS = 8
 """Frames loaded at once: more would wait for the processors, fewer for a slow disk."""
 AHEAD = 2
-"""Frames loaded ahead of one who reads a file from front to back; what two processors decompress meanwhile."""
+"""Frames loaded ahead of one who reads a file on and on: what two processors decompress meanwhile."""
 _Key = tuple[str, int, int]
 
 

@@ -1,4 +1,4 @@
-"""Reading what is archived: large files by many programs at once, within the memory that archive.toml allows."""
+"""Reading what is archived: large files by many programs at once, within the memory that is allowed."""
 
 import hashlib
 import random
@@ -13,7 +13,7 @@ MIB = 1 << 20
 CACHE_MIB = 16
 READERS = 32
 BESIDE_MIB = 48
-"""What 32 readers take beside the cache: buffers of requests, compressed frames on their way, Python's own."""
+"""What 32 readers take beside the cache: buffers of requests, compressed frames, Python's own."""
 
 
 def log_of(rng: random.Random, size: int) -> bytes:
