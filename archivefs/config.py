@@ -57,6 +57,8 @@ class ConverterConfig(_Section, frozen=True, kw_only=True):
     retry_delay_seconds: Seconds = 60.0
     post_action: Literal["archive", "keep"] = "archive"
     compression_level: Annotated[int, Meta(ge=1, le=19)] = 3
+    reject_threshold: Annotated[float, Meta(ge=0, le=1)] = 0.2
+    alarm_threshold: Annotated[float, Meta(ge=0, le=1)] = 0.5
     archive_sources: bool = True
     archive_reports: bool = True
 

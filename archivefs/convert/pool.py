@@ -232,6 +232,8 @@ class Pool:
             "root": str(self._root),
             "path": [str(self._root / each) for each in config.path],
             "memory_bytes": config.memory_mb << 20,
+            "reject_threshold": config.reject_threshold,
+            "alarm_threshold": config.alarm_threshold,
         }
         assert process.stdin is not None
         worker = _Worker(converter, process)

@@ -2,7 +2,8 @@
 
 Started as ``python -m archivefs.convert.worker``. Jobs come as JSON lines on standard input, answers leave as
 JSON lines on what was standard output. A converter's own prints go to the log of its attempt instead. The
-first line is the set-up: ``{"run", "path", "memory_bytes"}``. When the daemon is gone, so is this process.
+first line is the set-up: ``{"run", "path", "memory_bytes", "reject_threshold", "alarm_threshold"}``. When the
+daemon is gone, so is this process.
 """
 
 import contextlib
@@ -22,51 +23,49 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from archivefs.convert.protocol import Context, Result, Source, Validation
+from archivefs.convert.arguments import ArgumentsError
+from archivefs.convert.classes import (
+    PYWATS,
+    Converter,
+    NotAReportError,
+    Thresholds,
+    as_result,
+    do_without_client,
+    of_class,
+)
+from archivefs.convert.protocol import Result
 
-Converter = Callable[[Path, dict[str, Any], int], Result]
 EX_TEMPFAIL = 75
 """Exit status by which a command says "later" (sysexits.h)."""
 ERROR_CHARACTERS = 4000
 """Longest error text that an attempt keeps; its end is what is kept, there the reason stands."""
 
 
-class NotAReportError(Exception):
-    """What the converter gave cannot be stored as a report."""
-
-
-def load(run: str, root: Path) -> tuple[Converter, str]:
+def load(run: str, root: Path, thresholds: Thresholds) -> tuple[Converter, str]:
     """The converter of a ``run`` line as a function, and its version. Raises whatever its import raises."""
     kind, _, rest = run.partition(":")
     if kind == "command":
         return _command(shlex.split(rest), root), ""
     module_name, _, attribute = rest.partition(":")
-    module = importlib.import_module(module_name)
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError:
+        if not do_without_client():
+            raise
+        module = importlib.import_module(module_name)
     target = getattr(module, attribute)
-    version = str(getattr(target, "version", "") or getattr(module, "__version__", ""))
+    general = getattr(module, "__version__", "")
     if kind == "function":
-        return _function(target), version
+        return _function(target), str(getattr(target, "version", "") or general)
     if not inspect.isclass(target):
         raise TypeError(f"{rest} is a {type(target).__name__}, not a class")
-    return _class(target()), version
-
-
-def _class(converter: Any) -> Converter:  # noqa: ANN401  any object of the right shape
-    def convert(path: Path, arguments: dict[str, Any], attempt: int) -> Result:
-        source = Source(path)
-        context = Context(arguments, attempt, lambda message: print(message, flush=True))  # noqa: T201
-        if hasattr(converter, "validate"):
-            verdict = converter.validate(source, context)
-            if isinstance(verdict, Validation) and not verdict.can_convert:
-                return Result.rejected(verdict.message or "the converter does not recognise this file")
-        return _as_result(converter.convert(source, context))
-
-    return convert
+    converter, version = of_class(target, thresholds)
+    return converter, version or str(general)
 
 
 def _function(function: Callable[[str, dict[str, Any]], object]) -> Converter:
     def convert(path: Path, arguments: dict[str, Any], _: int) -> Result:
-        return _as_result(function(str(path), arguments))
+        return as_result(function(str(path), arguments))
 
     return convert
 
@@ -89,7 +88,7 @@ def _command(command: Sequence[str], root: Path) -> Converter:
         if done.returncode != 0:
             return Result.failed(said.strip() or f"{program} ended with exit status {done.returncode}")
         try:
-            return _as_result(json.loads(done.stdout))
+            return as_result(json.loads(done.stdout))
         except ValueError as error:
             raise NotAReportError(f"{program} printed no JSON: {error}") from None
 
@@ -101,16 +100,6 @@ def _signal(code: int) -> str:
         return signal.Signals(-code).name
     except ValueError:
         return f"signal {-code}"
-
-
-def _as_result(value: object) -> Result:
-    if isinstance(value, Result):
-        return value
-    reports = [value] if isinstance(value, dict) else value
-    if not isinstance(reports, list) or not all(isinstance(report, dict) for report in reports):
-        kind = type(value).__name__
-        raise NotAReportError(f"the converter gave a {kind}; a report is a dict, several are a list of dicts")
-    return Result.success(*reports)
 
 
 def _write_reports(reports: Sequence[object], directory: Path) -> list[str]:
@@ -134,8 +123,12 @@ def _explain(error: BaseException) -> str:
     """One readable line: what was raised, and where in the converter."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    if isinstance(error, NotAReportError):
+    if isinstance(error, NotAReportError | ArgumentsError):
         return str(error)
+    if isinstance(error, ModuleNotFoundError) and str(error.name).partition(".")[0] in (PYWATS, "pywats"):
+        return (
+            f"it is written for the pyWATS client, which is not installed: pip install pywats-api ({error})"
+        )
     if isinstance(error, MemoryError):
         return f"the converter used more memory than memory_mb allows{where}"
     return f"{type(error).__name__}: {error}{where}"
@@ -219,7 +212,8 @@ def main() -> NoReturn:
         with _logging_to(job["log"]):
             try:
                 if converter is None:
-                    converter, version = load(setup["run"], Path(setup["root"]))
+                    thresholds = Thresholds(setup["reject_threshold"], setup["alarm_threshold"])
+                    converter, version = load(setup["run"], Path(setup["root"]), thresholds)
             except Exception as error:
                 traceback.print_exc()
                 answer = {"outcome": "failed", "error": f"the converter does not load: {_explain(error)}"}
