@@ -40,6 +40,8 @@ from archivefs.store.store import Mark, Store
 T_co = TypeVar("T_co", covariant=True)
 SUPERSEDABLE = WAITING | {Status.ARCHIVED, Status.SKIPPED}
 """Statuses that a later version of the same inbox file turns into ``superseded``."""
+IMPORT_REASON = "imported"
+"""``reason`` of an entry that came with an import and waits for no conversion."""
 
 
 class IdClock:
@@ -216,7 +218,7 @@ class Capture(Operation[Receipt]):
     """Archive a source. ``quarantine`` says why it must not be converted by itself, '' for a normal capture.
 
     ``supersedes`` are the ids that earlier versions of the same inbox file got; each is honoured while it
-    still waits.
+    still waits. ``imported``: it is not converted by itself, whatever its converter.
     """
 
     converter: str
@@ -229,6 +231,7 @@ class Capture(Operation[Receipt]):
     folder: bytes = b""
     supersedes: Sequence[str] = ()
     quarantine: str = ""
+    imported: bool = False
     xattrs: dict[str, str] = field(default_factory=dict)
     actor: Actor | None = None
 
@@ -253,7 +256,7 @@ class Capture(Operation[Receipt]):
             folder=names.text(self.folder), folder_hex=names.hex_if_needed(self.folder),
             size=content.size, stored=content.stored, sha256=content.sha256, captured_ms=captured_ms,
             mtime_ns=self.mtime_ns, mode=self.mode, uid=self.uid, gid=self.gid, xattrs=self.xattrs,
-            quarantine=self.quarantine,
+            quarantine=self.quarantine, imported=self.imported,
         )  # fmt: skip
         place = txn.append(self.converter, "sources", txn.day(captured_ms), header, content)
         supersedes = [earlier for earlier in self.supersedes if txn.waits(earlier)]
@@ -283,9 +286,11 @@ def captured_event(
     supersedes: Sequence[str] = (),
     actor: Actor | None = None,
 ) -> Captured:
-    """The event for a source record; its status follows from the converter's configuration."""
+    """The event for a source record; its status follows from the header and the converter's configuration."""
     if header.quarantine:
         status, reason, due_ms = Status.QUARANTINED, header.quarantine, 0
+    elif header.imported:
+        status, reason, due_ms = Status.ARCHIVED, IMPORT_REASON, 0
     else:
         name = names.original(header.name, header.name_hex)
         converter = txn.config.converters.get(header.converter, ConverterConfig())

@@ -16,7 +16,7 @@ LAYERS = [
     ("store", "catalog"),
     ("operations",),
     ("archive",),
-    ("committer", "describe", "quarantine", "restoring", "statistics"),
+    ("bulk", "committer", "describe", "quarantine", "restoring", "statistics"),
     ("convert", "submit", "verify"),
     ("jobs",),
     ("fs",),
