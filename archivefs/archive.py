@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar, cast
 
 import apsw
 
@@ -54,6 +54,7 @@ from archivefs.transaction import IdClock, Operation, Transaction
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 FORMAT = 1
 CATALOG = "catalog.sqlite"
 CHECKED_BYTES = 16 << 20
@@ -360,6 +361,13 @@ class Archive:
                 txn.rollback(start)
                 raise
         return outcomes, changes
+
+    def commit_one(self, operation: Operation[T]) -> T:
+        """Do one operation durably and return what it made. Raises what undid it."""
+        (outcome,), _ = self.commit([operation])
+        if isinstance(outcome, Exception):
+            raise outcome
+        return cast(T, outcome)
 
     def _write(self, events: Sequence[Event]) -> list[Change]:
         """Journal first, then the catalog; a catalog that fails is caught up with the next group."""

@@ -138,6 +138,12 @@ class CaptureFailedError(ArchiveError):
         self.os_errno = os_errno
 
 
+class IncompleteError(ArchiveError):
+    """Some of many files could not be read; the others are archived."""
+
+    exit_code = 25
+
+
 class MountError(ArchiveError):
     """The mount could not be made."""
 

@@ -37,6 +37,8 @@ from archivefs.transaction import Operation, Transaction, id_milliseconds
 
 MOVES = 2000
 """Records in one event: a line of about 150 kB."""
+IMPORT_REASON = "imported"
+"""``reason`` of an entry that came with an import and waits for no conversion."""
 
 
 def clamped(time_ns: int) -> int:
@@ -63,7 +65,7 @@ class Capture(Operation[Receipt]):
     """Archive a source. ``quarantine`` says why it must not be converted by itself, '' for a normal capture.
 
     ``supersedes`` are the ids that earlier versions of the same inbox file got; each is honoured while it
-    still waits.
+    still waits. ``imported``: it is not converted by itself, whatever its converter.
     """
 
     converter: str
@@ -76,6 +78,7 @@ class Capture(Operation[Receipt]):
     folder: bytes = b""
     supersedes: Sequence[str] = ()
     quarantine: str = ""
+    imported: bool = False
     xattrs: dict[str, str] = field(default_factory=dict)
     actor: Actor | None = None
 
@@ -99,7 +102,7 @@ class Capture(Operation[Receipt]):
             folder=names.text(self.folder), folder_hex=names.hex_if_needed(self.folder),
             size=content.size, stored=content.stored, sha256=content.sha256, captured_ms=captured_ms,
             mtime_ns=self.mtime_ns, mode=self.mode, uid=self.uid, gid=self.gid, xattrs=self.xattrs,
-            quarantine=self.quarantine,
+            quarantine=self.quarantine, imported=self.imported,
         )  # fmt: skip
         place = txn.append(self.converter, SOURCES, txn.day(captured_ms), header, content)
         supersedes = [earlier for earlier in self.supersedes if txn.waits(earlier)]
@@ -129,9 +132,11 @@ def captured_event(
     supersedes: Sequence[str] = (),
     actor: Actor | None = None,
 ) -> Captured:
-    """The event for a source record; its status follows from the converter's configuration."""
+    """The event for a source record; its status follows from the header and the converter's configuration."""
     if header.quarantine:
         status, reason, due_ms = Status.QUARANTINED, header.quarantine, 0
+    elif header.imported:
+        status, reason, due_ms = Status.ARCHIVED, IMPORT_REASON, 0
     else:
         name = names.original(header.name, header.name_hex)
         converter = txn.config.converters.get(header.converter, ConverterConfig())

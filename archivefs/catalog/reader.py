@@ -204,10 +204,20 @@ class Reader:
     def newest_with_content(self, converter: str, name: bytes, sha256: str) -> Entry | None:
         """The newest entry of that name, in whatever folder, with exactly this content."""
         return self._one(
-            "hex = ? AND sha256 = ? AND name = ? AND converter_id ="
+            # +: SQLite would rather go through all entries of the converter.
+            "hex = ? AND sha256 = ? AND name = ? AND +converter_id ="
             " (SELECT converter_id FROM converters WHERE name = ?) ORDER BY n DESC LIMIT 1",
             sha256[:6], sha256, name, converter,
         )  # fmt: skip
+
+    def places_of_content(self, converter: str, sha256: str) -> set[tuple[bytes, bytes, int]]:
+        """``(folder, name, mtime_ns)`` of a converter's entries that have this content and still hold it."""
+        rows = self.db.execute(
+            "SELECT folder, name, mtime_ns FROM entries WHERE hex = ? AND sha256 = ? AND +converter_id ="
+            " (SELECT converter_id FROM converters WHERE name = ?) AND reason NOT IN (?, ?)",
+            (sha256[:6], sha256, converter, VOID_REASON, DROP_REASON),
+        )
+        return {(folder, name, mtime_ns) for folder, name, mtime_ns in rows}
 
     def newest_of_names(self, converter: str, wanted: Set[bytes]) -> dict[bytes, Entry]:
         """The newest entry of each name, among those of the converter's last two days; reads all of these."""

@@ -5,6 +5,7 @@ Commands are imported when they are called, so ``--help`` and ``--version`` answ
 
 import importlib
 import json
+import keyword
 import sys
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -27,13 +28,21 @@ COMMANDS: Mapping[str, _Command] = {
     "ls": _Command("looking", "List entries, newest first."),
     "show": _Command("looking", "Everything about one entry."),
     "log": _Command("looking", "The journal, readable."),
-    "capture": _Command("moving", "Archive files."),
+    "capture": _Command("capturing", "Archive files."),
+    "import": _Command("capturing", "Archive a folder of old files, quickly."),
     "restore": _Command("moving", "Copy sources out, checked."),
     "verify": _Command("checking", "Prove that everything is there and unaltered."),
     "quarantine": _Command("checking", "What was being written when the machine stopped."),
     "repack": _Command("upkeep", "Make finished days smaller."),
     "rebuild": _Command("setup", "Make the catalog again from the journal."),
 }
+
+
+def load(name: str) -> click.Command:
+    """The command of that name; its function has an underscore behind it where Python reserves the word."""
+    module = importlib.import_module(f"archivefs.cli.{COMMANDS[name].module}")
+    command: click.Command = getattr(module, f"{name}_" if keyword.iskeyword(name) else name)
+    return command
 
 
 class _Lazy(click.Group):
@@ -43,11 +52,7 @@ class _Lazy(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        module = importlib.import_module(f"archivefs.cli.{COMMANDS[cmd_name].module}")
-        command: click.Command = getattr(module, cmd_name)
-        return command
+        return load(cmd_name) if cmd_name in COMMANDS else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

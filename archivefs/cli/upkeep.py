@@ -1,7 +1,6 @@
 """repack: what keeps an archive small."""
 
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.console import Console
@@ -13,7 +12,6 @@ from archivefs.errors import ArchiveError
 from archivefs.jobs import repack as repacking
 from archivefs.jobs.repack import Group, Result
 from archivefs.query import parse
-from archivefs.transaction import Operation
 
 
 @click.command()
@@ -47,7 +45,7 @@ def repack(root: Path, query: tuple[str, ...], everything: bool, dry_run: bool, 
                 bar.update(task, description=group.base)
                 try:
                     result = repacking.repack(
-                        archive, group, _committing(archive), lambda size: bar.advance(task, size)
+                        archive, group, archive.commit_one, lambda size: bar.advance(task, size)
                     )
                 except (ArchiveError, OSError) as error:
                     failed = error
@@ -56,16 +54,6 @@ def repack(root: Path, query: tuple[str, ...], everything: bool, dry_run: bool, 
                 _say(group, result, as_json=as_json)
     if failed is not None:
         raise click.exceptions.Exit(failed.exit_code if isinstance(failed, ArchiveError) else 1)
-
-
-def _committing(archive: Archive) -> repacking.Commit:
-    def commit(operation: Operation[Any]) -> object:
-        (outcome,), _ = archive.commit([operation])
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
-
-    return commit
 
 
 def _say(group: Group, result: Result | None, *, as_json: bool) -> None:

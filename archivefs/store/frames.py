@@ -75,6 +75,7 @@ class RecordHeader(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     gid: int = 0
     xattrs: dict[str, str] = {}
     quarantine: str = ""
+    imported: bool = False
     attempt: int = 0
     dictionary: str = ""
 

@@ -29,6 +29,7 @@ from archivefs.events import (
     Rebuilt,
     Status,
 )
+from archivefs.operations import IMPORT_REASON
 from archivefs.store import lock
 from archivefs.store.durable import fresh_dir, make_dirs, sync_dir
 from archivefs.store.journal import Journal
@@ -149,15 +150,16 @@ def _events(found: Found, zone: ZoneInfo, settings: config.Config) -> Iterator[E
         record.header.kind == "report" for records in found.stored.values() for record in records
     )
     converter = settings.converters.get(header.converter)
-    archived = converter is not None and not converter.run
+    archived = header.imported or (converter is not None and not converter.run)
     when = datetime.fromtimestamp(header.captured_ms / 1000, UTC).astimezone(zone)
     first = Status.PENDING if found.stored else Status.ARCHIVED if archived else Status.QUARANTINED
+    reason = IMPORT_REASON if header.imported else "" if first is Status.ARCHIVED else UNKNOWN
     yield Captured(
         id=header.id, converter=header.converter, day=when.date().isoformat(), name=header.name,
         name_hex=header.name_hex, folder=header.folder, folder_hex=header.folder_hex, size=header.size,
         sha256=header.sha256, mtime_ns=header.mtime_ns, mode=header.mode, uid=header.uid, gid=header.gid,
         xattrs=header.xattrs, captured_ms=header.captured_ms, status=first,
-        reason="" if first is Status.ARCHIVED else UNKNOWN, location=place,
+        reason=reason, location=place,
     )  # fmt: skip
     for attempt in range(1, max(found.stored, default=0) + 1):
         records = found.stored.get(attempt, [])

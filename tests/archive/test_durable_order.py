@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import pytest
 from archive_parts import Clock, captured, child_command, child_environment, make
+from bulk_parts import plant
 
 from archivefs.archive import CATALOG
 
@@ -39,6 +40,18 @@ from archivefs.archive import Archive
 
 with Archive(Path(sys.argv[1])) as archive:
     os.write(1, b"opened\\n")
+"""
+
+
+IMPORT = """
+import os, sys
+from pathlib import Path
+from bulk_parts import bring
+from archivefs.archive import Archive
+
+with Archive(Path(sys.argv[1])) as archive:
+    assert bring(archive, Path(TOP)).files == 2500
+    os.write(1, b"done\\n")
 """
 
 
@@ -142,6 +155,20 @@ def test_a_group_costs_one_sync_for_each_file_and_no_more(calls: list[Call]) -> 
     assert syncs.count(journal_file(calls)) == 5 * 3
     assert len([file for file in syncs if file.startswith("content/")]) == 5 * 3
     assert writes == 11
+
+
+def test_an_import_syncs_content_and_journal_once_for_a_thousand_files(root: Path, tmp_path: Path) -> None:
+    make(root, Clock()).close()
+    top = plant(tmp_path / "Done", {b"%d" % number: b"%d" % number for number in range(2500)})
+    script = IMPORT.replace("TOP", repr(str(top)))
+    calls = traced(root, script, tmp_path)
+    syncs = [call.file for call in calls if call.name == "fdatasync"]
+    assert syncs.count(journal_file(calls)) == 3
+    assert len([file for file in syncs if file.startswith("content/")]) == 3
+    dirty = unsynced_at(calls, Call("write", journal_file(calls)), "content/")
+    assert len(dirty) == 3
+    assert all(not files for files in dirty)
+    assert not unsynced_at(calls, Call("acknowledge", "stdout"), "journal/")[-1]
 
 
 def test_the_folder_of_a_new_file_is_synced_before_anything_is_acknowledged(calls: list[Call]) -> None:

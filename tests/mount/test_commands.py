@@ -245,7 +245,6 @@ def test_capture_says_what_it_does_not_take(station: Mounted, source: Path, tmp_
     junk = source.rename(tmp_path / "unit.csv.tmp")
     assert "junk name" in failure(station, "capture", "--converter", "waiting", junk, code=22)
     archivefs("--archive", station.root, "capture", "--converter", "waiting", tmp_path / "missing", code=2)
-    archivefs("--archive", station.root, "capture", "--converter", "waiting", tmp_path, code=2)
     archivefs("capture", "--converter", "waiting", junk, code=2)
     assert len(station.entries()) == before
 
@@ -379,7 +378,19 @@ from archivefs.cli.main import main
 sys.argv[0] = "archivefs"
 main()
 """
-COMMANDS = ["init", "mount", "umount", "status", "ls", "show", "log", "capture", "restore", "rebuild"]
+COMMANDS = [
+    "init",
+    "mount",
+    "umount",
+    "status",
+    "ls",
+    "show",
+    "log",
+    "capture",
+    "import",
+    "restore",
+    "rebuild",
+]
 
 
 def blocked(*arguments: object) -> subprocess.CompletedProcess[str]:

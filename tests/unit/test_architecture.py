@@ -19,7 +19,7 @@ LAYERS = [
     ("operations",),
     ("reopening",),
     ("archive",),
-    ("committer", "describe", "quarantine", "restoring", "statistics"),
+    ("bulk", "committer", "describe", "quarantine", "restoring", "statistics"),
     ("convert", "submit", "verify"),
     ("jobs",),
     ("fs",),

@@ -1,7 +1,6 @@
 """The documents say what the code says: keys, codes, commands, events; and their links lead somewhere."""
 
 import ast
-import importlib
 import os
 import re
 import tomllib
@@ -14,8 +13,9 @@ import msgspec
 import pytest
 
 from archivefs import config, query
+from archivefs.bulk import capture
 from archivefs.catalog.catalog import SCHEMA_VERSION
-from archivefs.cli.main import COMMANDS, cli
+from archivefs.cli.main import COMMANDS, cli, load
 from archivefs.committer import GROUP
 from archivefs.config import Config, ConverterConfig
 from archivefs.convert.pool import WorkerError
@@ -104,8 +104,8 @@ def test_no_exit_code_is_given_where_the_table_of_them_does_not_see_it() -> None
 
 def commands() -> Iterator[tuple[str, click.Command]]:
     """Each command by the words after ``archivefs``, also those of groups."""
-    for name, entry in COMMANDS.items():
-        command = getattr(importlib.import_module(f"archivefs.cli.{entry.module}"), name)
+    for name in COMMANDS:
+        command = load(name)
         if isinstance(command, click.Group):
             yield from ((f"{name} {each}", command.commands[each]) for each in command.commands)
         else:
@@ -367,6 +367,7 @@ def test_the_outcomes_of_a_converter_are_told() -> None:
 
 def test_figures_in_the_text_are_those_of_the_code() -> None:
     assert f"at most {GROUP}." in page("durability.md")
+    assert f"up to {capture.GROUP} files" in page("durability.md")
     assert f"at most {query.MAX_ALTERNATIVES} " in page("commands.md")
     assert SCHEMA_VERSION == 1
 
