@@ -10,6 +10,9 @@ from archivefs.catalog.catalog import VOID_REASON
 from archivefs.events import Status
 
 
+EMPTY = hashlib.sha256().hexdigest()
+
+
 class Saved(NamedTuple):
     """A content under a name in a converter's inbox."""
 
@@ -119,7 +122,9 @@ class Ledger:
         )
         assert strange == [], strange[:5]
         if synced:
-            unsynced = self.synced - there
+            # What holds nothing looks like what is left of an earlier file of that name, and follows that one
+            # (docs/durability.md, "What is not covered").
+            unsynced = {each for each in self.synced - there if each.sha256 != EMPTY}
             assert not unsynced, (
                 f"{len(unsynced)} of {len(self.synced)} fsyncs are lost: {sorted(unsynced)[:3]}"
             )
