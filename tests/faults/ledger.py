@@ -9,7 +9,6 @@ from archivefs.archive import Archive
 from archivefs.catalog.catalog import VOID_REASON
 from archivefs.events import Status
 
-
 EMPTY = hashlib.sha256().hexdigest()
 
 
