@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
@@ -103,30 +104,33 @@ class Run:
 
     def go(self) -> None:
         """Load and measurements until the time is up; then everything is ended."""
-        step = min(SAMPLE_SECONDS, self.seconds / 60)
-        plan = [(share * self.seconds, how) for share, how in RESTARTS]
-        crowd = None
-        try:
+        with ExitStack() as stack:
             self.station.make()
+            stack.callback(self.station.take_down)
             self.station.mount()
             self._began = time.monotonic()
             self.lives.append(Life(1, self.station.pid, 0.0))
             crowd = Crowd(self.station.mount_point, self.seconds)
-            while not stopped.wait(max((len(self.samples) + 1) * step - self.now(), 0)):
-                if plan and self.now() >= plan[0][0]:
-                    self._restart(crowd, plan.pop(0)[1])
-                self._sample(crowd)
-                if self.now() >= self.seconds or self.trouble:
-                    break
-        finally:
-            if crowd is not None:
-                crowd.end()
-                self._hear(crowd)
-            if self.lives:
-                self.lives[-1].ended = self.now()
-            self.station.take_down()
+            stack.callback(crowd.end)
+            self._measure(crowd)
+            crowd.end()
+            self._hear(crowd)
+            self.lives[-1].ended = self.now()
         if self.station.is_mounted() or self.station.is_alive():
             self.trouble.append("the mount could not be taken down")
+
+    def _measure(self, crowd: Crowd) -> None:
+        """Samples and restarts in their time, until it is up, somebody stops the run, or trouble comes."""
+        step = min(SAMPLE_SECONDS, self.seconds / 60)
+        plan = [(share * self.seconds, how) for share, how in RESTARTS]
+        due = step
+        while not stopped.wait(max(due - self.now(), 0)):
+            if plan and self.now() >= plan[0][0]:
+                self._restart(crowd, plan.pop(0)[1])
+            self._sample(crowd)
+            if self.now() >= self.seconds or self.trouble:
+                break
+            due = max(due + step, self.now())
 
     def _restart(self, crowd: Crowd, how: str) -> None:
         """Ends the daemon and mounts again; before a kill nobody is asked to stop."""
@@ -146,7 +150,7 @@ class Run:
         self._read = {}
 
     def _hear(self, crowd: Crowd) -> dict[str, list[Any]]:
-        """Take what the programs did; what went wrong outside a restart is trouble."""
+        """Takes what the programs did; what went wrong outside a restart is trouble."""
         heard = crowd.heard.take()
         for at, number, what in heard["trouble"]:
             expected = number in AWAY and any(start <= at <= end for start, end in self.away)
@@ -154,13 +158,13 @@ class Run:
                 self.trouble.append(what)
         self.saved.update((converter, name, sha256) for converter, name, sha256, _, _ in heard["saved"])
         self._read.update(heard["content"])
-        crowd.share([[id_, name, size, sha256] for _, name, sha256, id_, size in heard["saved"] if id_])
         return heard
 
     # -- the measurements ------------------------------------------------------------------------------
 
     def _sample(self, crowd: Crowd) -> None:
         heard = self._hear(crowd)
+        crowd.share([[id_, name, size, sha256] for _, name, sha256, id_, size in heard["saved"] if id_])
         for name in OPERATIONS:
             self._line[name] += heard[name]
         if not self.station.is_alive():
@@ -200,7 +204,7 @@ class Run:
     def finish(self) -> int:
         """Verifies, judges, writes the files; returns the exit code."""
         verified = self._prove()
-        judged = self._judged()
+        judged = [] if stopped.is_set() else self._judged()
         trends = measure.trends(judged) if judged else []
         long = bool(judged) and (judged[-1].at - judged[0].at) / 2 >= measure.JUDGED_SECONDS
         growing = [each for each in trends if each.grows] if long else []
@@ -208,7 +212,7 @@ class Run:
         self._write(verified, trends, verdict)
         self._say(verified, trends, judged, verdict)
         well = not self.trouble and not growing
-        if well and not stopped.is_set():
+        if well:
             shutil.rmtree(self.station.root)
             self.station.mount_point.rmdir()
         return 130 if stopped.is_set() else int(not well)
@@ -234,6 +238,8 @@ class Run:
     def _verdict(self, trends: list[Trend], growing: list[Trend], *, long: bool) -> str:
         if self.trouble:
             return f"trouble: {'; '.join(self.trouble)}"
+        if stopped.is_set():
+            return f"stopped after {clock(self.lives[-1].ended)}; nothing was judged"
         if growing:
             return "grows: " + "; ".join(f"{each.quantity} by {rate(each)} an hour" for each in growing)
         if not long or not trends:

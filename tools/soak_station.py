@@ -217,7 +217,7 @@ class Member:
             self.process.stdin.flush()
 
     def end(self) -> None:
-        """Ends it: by itself, or where it does not, by force."""
+        """Ends it: by itself, or where it does not, by force. Ending it again does nothing."""
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
