@@ -15,7 +15,7 @@ from archivefs.archive import Archive
 from archivefs.committer import Committer
 from archivefs.convert.scheduler import Scheduler
 from archivefs.errors import ConnectionLostError, MountError
-from archivefs.fs import mounts
+from archivefs.fs import memory, mounts
 from archivefs.fs.capture import Capturer
 from archivefs.fs.frame_cache import FrameCache
 from archivefs.fs.inbox import Inbox
@@ -40,6 +40,7 @@ def serve(root: Path, mountpoint: Path, options: MountOptions, ready: Callable[[
     """
     mounts.check_mountpoint(mountpoint)
     _raise_file_limit()
+    memory.share_one_heap()
     with Archive(root) as archive:
         trio.run(_Mount(archive, mountpoint, options).run, ready)
 

@@ -10,6 +10,8 @@ from archivefs.store.content import ContentReader
 from archivefs.store.frames import FRAME_BYTES, frame_size
 
 CACHE_BYTES = 128 << 20
+FRAME_COST = 256
+"""Bytes that the cache needs for a frame beside its content: key, links, the headers of objects."""
 INLINE_BYTES = 64 << 10
 """Frames of at most this content are decompressed in the trio thread when their bytes are in the page cache:
 about 60 us at 1 GB/s, what a hop to another thread costs."""
@@ -54,10 +56,10 @@ class FrameCache:
 
     def _keep(self, key: _Key, frame: bytes) -> bytes:
         self._frames[key] = frame
-        self._bytes += len(frame)
+        self._bytes += len(frame) + FRAME_COST
         while self._bytes > self._limit:
             _, oldest = self._frames.popitem(last=False)
-            self._bytes -= len(oldest)
+            self._bytes -= len(oldest) + FRAME_COST
         return frame
 
 
