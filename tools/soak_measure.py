@@ -158,8 +158,8 @@ def slope_of(points: Sequence[tuple[float, float]]) -> tuple[float, float, float
         return 0.0, -math.inf, math.inf
     n = len(points)
     spread = CONFIDENCE * math.sqrt(n * (n - 1) * (2 * n + 5) / 18)
-    first = round((len(slopes) - spread) / 2)
-    last = round((len(slopes) + spread) / 2)
+    first = math.floor((len(slopes) - spread) / 2)
+    last = math.ceil((len(slopes) + spread) / 2)
     low = slopes[first] if first >= 0 else -math.inf
     high = slopes[last] if last < len(slopes) else math.inf
     return median(slopes), low, high
