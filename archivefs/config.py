@@ -21,6 +21,7 @@ from archivefs import names
 from archivefs.errors import ConfigError, NotAnArchiveError, UnknownConverterError
 
 SCHEMA_VERSION = 1
+READ_CACHE_BYTES = 128 << 20
 FILE = "archive.toml"
 
 JUNK = (
@@ -76,7 +77,7 @@ class Config(_Section, frozen=True, kw_only=True):
     reserve_bytes: int = 256 * 1024 * 1024
     junk: tuple[str, ...] = JUNK
     verify_every_seconds: int = 0
-    read_cache_bytes: int = 128 * 1024 * 1024
+    read_cache_bytes: int = READ_CACHE_BYTES
     workers: Annotated[int, Meta(ge=1, le=256)] = os.cpu_count() or 1
     converters: dict[str, ConverterConfig] = {}
 

@@ -1,7 +1,5 @@
 """The life of a mount: open the archive, mount, serve until unmounted or told to stop, commit, close."""
 
-import contextlib
-import ctypes
 import logging
 import math
 import os
@@ -17,9 +15,9 @@ from archivefs.archive import Archive
 from archivefs.committer import Committer
 from archivefs.convert.scheduler import Scheduler
 from archivefs.errors import ConnectionLostError, MountError, OutOfMemoryError
-from archivefs.fs import mounts
+from archivefs.fs import memory, mounts
 from archivefs.fs.capture import Capturer
-from archivefs.fs.frame_cache import FrameCache
+from archivefs.fs.frame_cache import LEAST_BYTES, FrameCache
 from archivefs.fs.inbox import Inbox
 from archivefs.fs.kernel import Invalidator, Kernel
 from archivefs.fs.mounts import MountOptions
@@ -27,15 +25,12 @@ from archivefs.fs.operations import Operations, Presentation
 from archivefs.fs.tree import Tree
 from archivefs.jobs.scheduled_verify import Schedule
 from archivefs.jobs.training import Training
-from archivefs.store.frames import FRAME_BYTES
 
 log = logging.getLogger(__name__)
 
 MAX_REQUESTS = 512
 """Requests served at once; closes that wait for the disk must not keep readers out."""
 HOUSEKEEPING_SECONDS = 600.0
-M_MMAP_THRESHOLD = -3
-"""The number of that option in malloc.h."""
 
 
 def serve(root: Path, mountpoint: Path, options: MountOptions, ready: Callable[[], None]) -> None:
@@ -46,7 +41,7 @@ def serve(root: Path, mountpoint: Path, options: MountOptions, ready: Callable[[
     """
     mounts.check_mountpoint(mountpoint)
     _raise_file_limit()
-    _return_memory()
+    memory.keep_heap_small()
     with Archive(root) as archive:
         trio.run(_Mount(archive, mountpoint, options).run, ready)
 
@@ -54,16 +49,6 @@ def serve(root: Path, mountpoint: Path, options: MountOptions, ready: Callable[[
 def _raise_file_limit() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _return_memory() -> None:
-    """Make the C library give the memory of a frame back when it is freed, whichever thread used it.
-
-    By itself it would keep more and more for each thread (mallopt(3), the dynamic M_MMAP_THRESHOLD).
-    Other C libraries than glibc have no such call and need none.
-    """
-    with contextlib.suppress(AttributeError):
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, FRAME_BYTES // 4)
 
 
 def _fuse_options(root: Path, options: MountOptions) -> set[str]:
@@ -83,7 +68,7 @@ class _Mount:
         self._committer = Committer(archive)
         self._kernel = Kernel()
         self._inbox = Inbox(archive)
-        self._cache = FrameCache(archive.content, archive.config.read_cache_bytes)
+        self._cache = FrameCache(archive.content, max(archive.config.read_cache_bytes, LEAST_BYTES))
         self._scheduler = Scheduler(archive, self._committer)
         tree = Tree(archive, self._inbox, self._cache)
         self._committer.on_change(tree.changed)

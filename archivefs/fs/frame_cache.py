@@ -11,11 +11,15 @@ from archivefs.fs.node import Handle
 from archivefs.store.content import ContentReader
 from archivefs.store.frames import FRAME_BYTES, frame_size
 
+FRAME_COST = 256
+"""Bytes that the cache needs for a frame beside its content: key, links, the headers of objects."""
 INLINE_BYTES = 64 << 10
 """Frames of at most this content are decompressed in the trio thread when their bytes are in the page cache:
 about 60 us at 1 GB/s, what a hop to another thread costs."""
 LOADS = 8
 """Frames loaded at once: more would wait for the processors, fewer for a slow disk."""
+LEAST_BYTES = LOADS * FRAME_BYTES
+"""With less memory than this, frames would be dropped before they are read."""
 AHEAD = 2
 """Frames loaded ahead of one who reads a file on and on: what two processors decompress meanwhile."""
 _Key = tuple[str, int, int]
@@ -29,7 +33,7 @@ class FrameCache:
 
     def __init__(self, content: ContentReader, limit_bytes: int) -> None:
         self._content = content
-        self._limit = max(limit_bytes, LOADS * FRAME_BYTES)
+        self._limit = limit_bytes
         self._bytes = 0
         self._frames: OrderedDict[_Key, bytes] = OrderedDict()
         self._loading: dict[_Key, trio.Event] = {}
@@ -73,14 +77,14 @@ class FrameCache:
             packed = self._content.compressed_frame(place, size, index, wait=False)
             if packed is not None:
                 frame = self._content.unpack(place, size, index, packed)
-                self._make_room(len(frame))
+                self._make_room(len(frame) + FRAME_COST)
                 self._frames[key] = frame
                 return frame
         self._loading[key] = done = trio.Event()
         reserved = 0
         try:
             async with self._threads:
-                reserved = frame_size(size, index)
+                reserved = frame_size(size, index) + FRAME_COST
                 self._make_room(reserved)
                 frame = await trio.to_thread.run_sync(self._content.frame, place, size, index)
             self._frames[key] = frame
@@ -96,7 +100,7 @@ class FrameCache:
         self._bytes += size
         while self._bytes > self._limit and self._frames:
             _, oldest = self._frames.popitem(last=False)
-            self._bytes -= len(oldest)
+            self._bytes -= len(oldest) + FRAME_COST
 
 
 class ContentHandle(Handle):

@@ -298,8 +298,12 @@ class Inbox:
             self.drop_if_idle(item)
 
     def drop_if_idle(self, item: InboxItem) -> None:
-        """Forget what nobody refers to and that says nothing that staging does not say."""
-        if item.lookups > 0 or item is self.root:
+        """Forget what nobody refers to and that says nothing that staging does not say.
+
+        References of the kernel to what was removed do not count: it keeps them for as long as it has memory,
+        and all that it can ask about such a number has the same answer as about one that never was.
+        """
+        if item is self.root or (item.lookups > 0 and not item.unlinked):
             return
         if isinstance(item, InboxFile):
             if item.handles or (not item.unlinked and (item.dirty or item.entry_id)):
