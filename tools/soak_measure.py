@@ -177,7 +177,7 @@ def blocks(points: Sequence[tuple[float, float]], count: int = BLOCKS) -> list[t
 def trends(samples: Sequence[Sample]) -> list[Trend]:
     """How each quantity changes over the second half of a life, of which these are the samples.
 
-    Of the memory is taken away what the cache of frames holds: it fills up to ``READ_CACHE_BYTES`` and stays so.
+    Of the memory is taken away what the cache of frames holds: it fills up to its limit and stays so.
     """
     middle = (samples[0].at + samples[-1].at) / 2
     half = [sample for sample in samples if sample.at >= middle]
