@@ -14,9 +14,9 @@ def keep_heap_small() -> None:
     """One heap for all threads, and none of it for frames; call it before the first thread begins.
 
     glibc gives threads heaps of their own, up to eight for each processor, and keeps what was freed in them.
-    The cache of frames is filled by many threads, so what is dropped from it leaves holes in the heaps of some
-    while those of others grow: after three minutes of tools/soak the daemon took 300 MiB, and still more later;
-    with one heap, 190 MiB. Large pieces are mapped and given back at once. Elsewhere this does nothing.
+    The cache of frames is filled by many threads, so what is dropped from it leaves holes in the heaps of
+    some while those of others grow: after three minutes of tools/soak the daemon took 300 MiB, and still more
+    later; with one heap, 190 MiB. Large pieces are mapped and given back at once. Elsewhere this does nothing.
     """
     with contextlib.suppress(AttributeError):  # musl has no mallopt
         library = ctypes.CDLL(None)
