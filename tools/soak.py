@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import shutil
@@ -27,7 +28,11 @@ from soak_plot import draw
 from soak_station import AWAY, REPO, Crowd, SoakError, Station
 
 from archivefs import __version__
+<<<<<<< HEAD
 from archivefs.config import READ_CACHE_BYTES
+=======
+from archivefs.archive import CATALOG
+>>>>>>> soak
 
 SAMPLE_SECONDS = 2.0
 LINE_SECONDS = 10.0
@@ -69,7 +74,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("minutes", type=float, metavar="MINUTES")
     parser.add_argument("--out", type=Path, metavar="DIR", help="an empty or new folder for everything")
     options = parser.parse_args()
-    if not 0 < options.minutes < float("inf"):
+    if not 0 < options.minutes < math.inf:
         parser.error("MINUTES must be a number above 0")
     return options
 
@@ -116,8 +121,17 @@ class Run:
             crowd.end()
             self._hear(crowd)
             self.lives[-1].ended = self.now()
+            self._end_daemon()
         if self.station.is_mounted() or self.station.is_alive():
             self.trouble.append("the mount could not be taken down")
+
+    def _end_daemon(self) -> None:
+        """The last end is clean, too; a daemon that died before is trouble already."""
+        if self.station.is_alive():
+            try:
+                self.station.umount()
+            except SoakError as error:
+                self.trouble.append(str(error))
 
     def _measure(self, crowd: Crowd) -> None:
         """Samples and restarts in their time, until it is up, somebody stops the run, or trouble comes."""
@@ -128,7 +142,7 @@ class Run:
             if plan and self.now() >= plan[0][0]:
                 self._restart(crowd, plan.pop(0)[1])
             self._sample(crowd)
-            if self.now() >= self.seconds or self.trouble:
+            if self.trouble or (self.now() >= self.seconds and not plan):
                 break
             due = max(due + step, self.now())
 
@@ -164,6 +178,7 @@ class Run:
 
     def _sample(self, crowd: Crowd) -> None:
         heard = self._hear(crowd)
+        heard[measure.CONTROL] = measure.synced_writes(self.out)
         crowd.share([[id_, name, size, sha256] for _, name, sha256, id_, size in heard["saved"] if id_])
         for name in OPERATIONS:
             self._line[name] += heard[name]
@@ -175,9 +190,14 @@ class Run:
             return
         sample = Sample(
             at=round(self.now(), 2), life=len(self.lives), **measure.process_facts(self.station.pid),
-            cached=measure.cached_content(self._read), entries=measure.entries_of(self.station.mount_point),
+            cached=measure.cached(self._read, self.station.root / CATALOG),
+            entries=measure.entries_of(self.station.mount_point),
             **measure.archive_facts(self.station.root), kernel_inodes=measure.kernel_inodes(),
-            latency={name: measure.percentiles(heard[name]) for name in OPERATIONS if heard[name]},
+            latency={
+                name: measure.percentiles(heard[name])
+                for name in (*OPERATIONS, measure.CONTROL)
+                if heard[name]
+            },
         )  # fmt: skip
         self.samples.append(sample)
         if sample.at >= (self._lines + 1) * min(LINE_SECONDS, self.seconds / 12):
@@ -253,7 +273,7 @@ class Run:
             "trends": [{**each._asdict(), "grows": each.grows} for each in trends],
             "lives": [vars(life) for life in self.lives], "samples": measure.as_json(self.samples),
         }  # fmt: skip
-        (self.out / "soak.json").write_text(json.dumps(finite(facts)))
+        (self.out / "soak.json").write_text(json.dumps(without_infinity(facts)))
         if self.samples:
             heading = f"archivefs under load for {self.seconds / 60:g} minutes"
             below = (
@@ -271,21 +291,28 @@ class Run:
             life, start = judged[0].life, (judged[0].at + judged[-1].at) / 2
             print(
                 f"\nDaemon {life} from {clock(start)} to {clock(judged[-1].at)}, change an hour "
-                f"(Theil-Sen, 95 % confidence); {self._cache_words(judged, start)}"
+                f"(Theil-Sen, 95 % confidence); {self._cache_words(judged)}"
             )
             print(f"{'':50}{'median':>12}{'an hour':>12}{'low':>12}{'high':>12}{'tolerated':>12}")
             for each in trends:
                 name = f"{each.quantity}, {each.unit}" if each.unit else each.quantity
                 numbers = (each.median, each.slope, each.low, each.high, each.tolerance)
-                print(f"{name:50}" + "".join(f"{number:12.2f}" for number in numbers))
+                print(f"{name:50}" + "".join(map(cell, numbers)))
         print(f"\n{verdict}\n{self.out / 'soak.json'}\n{self.out / 'soak.svg'}", flush=True)
 
+<<<<<<< HEAD
     def _cache_words(self, judged: list[Sample], start: float) -> str:
         full = next((each.at for each in judged if each.cached >= READ_CACHE_BYTES), None)
         limit = READ_CACHE_BYTES // MIB
+=======
+    @staticmethod
+    def _cache_words(judged: list[Sample]) -> str:
+        full = next((each.at for each in judged if each.cached >= measure.CACHES_BYTES), None)
+        limit = measure.CACHES_BYTES // MIB
+>>>>>>> soak
         if full is None:
-            return f"its cache of frames held at most {judged[-1].cached / MIB:.0f} of {limit} MiB"
-        return f"its cache of frames ({limit} MiB) was full from {clock(full)} on"
+            return f"its caches held at most {judged[-1].cached / MIB:.0f} of {limit} MiB"
+        return f"its caches ({limit} MiB) were full from {clock(full)} on"
 
 
 def rate(trend: Trend) -> str:
@@ -298,13 +325,18 @@ def clock(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
 
 
-def finite(facts: Any) -> Any:  # noqa: ANN401  any JSON
+def cell(number: float) -> str:
+    """A number in the table of changes."""
+    return f"{number:12.2f}" if math.isfinite(number) else f"{'-':>12}"
+
+
+def without_infinity(facts: Any) -> Any:  # noqa: ANN401  any JSON
     """The same without infinite numbers, which JSON has not."""
     if isinstance(facts, dict):
-        return {key: finite(value) for key, value in facts.items()}
+        return {key: without_infinity(value) for key, value in facts.items()}
     if isinstance(facts, list):
-        return [finite(value) for value in facts]
-    return None if isinstance(facts, float) and facts in (float("inf"), float("-inf")) else facts
+        return [without_infinity(value) for value in facts]
+    return None if isinstance(facts, float) and not math.isfinite(facts) else facts
 
 
 def machine() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
@@ -13,18 +14,33 @@ from statistics import NormalDist, median
 from typing import NamedTuple
 
 from archivefs.archive import CATALOG
+<<<<<<< HEAD
 from archivefs.config import READ_CACHE_BYTES
+=======
+from archivefs.catalog.catalog import PAGE_CACHE_KIB
+from archivefs.fs.frame_cache import CACHE_BYTES
+>>>>>>> soak
 
 OPERATIONS = {
     "close": "create, write, close",
     "stat": "stat of an entry that was not asked for",
     "read": "open, read, close of a small source",
 }
+CONTROL = "disk"
+"""Beside them a small file is written and synced on the same disk without archivefs, for comparison."""
+CONTROL_BYTES, CONTROL_TIMES = 10_000, 5
 BLOCKS = 40
 """Into so many medians a life's second half is gathered: bursts and neighbours' measurements count once."""
 JUDGED_SECONDS = 300.0
 """Shorter than this, the second half of a life says nothing about hours."""
 CONFIDENCE = NormalDist().inv_cdf(0.975)
+SHARE, LATENCY_SHARE, COUNT = 0.04, 0.25, 2
+"""Tolerated in the time that is judged: of all memory, of a latency, of descriptors or threads.
+
+Fragments of the heap and neighbours move measurements by so much. The longer the time, the less is that in
+an hour.
+"""
+CACHES_BYTES = CACHE_BYTES + (PAGE_CACHE_KIB << 10)
 MIB = 1 << 20
 
 
@@ -40,8 +56,8 @@ class Latency(NamedTuple):
 class Sample:
     """The daemon and its archive at a moment; sizes in bytes.
 
-    ``at`` counts seconds since the load began. ``cached`` is the content that the daemon's cache of frames
-    holds at most, ``kernel_inodes`` is of all FUSE mounts of the machine and 0 where it is not known.
+    ``at`` counts seconds since the load began. ``cached`` is what the daemon's caches hold at most,
+    ``kernel_inodes`` is of all FUSE mounts of the machine and 0 where it is not known.
     """
 
     at: float
@@ -134,6 +150,22 @@ def archive_facts(root: Path) -> dict[str, int]:
     }
 
 
+def synced_writes(folder: Path) -> list[float]:
+    """How long it takes in seconds to make a small file and have it on the disk, some times."""
+    file, content, found = folder / "control", bytes(CONTROL_BYTES), []
+    for _ in range(CONTROL_TIMES):
+        started = time.perf_counter()
+        fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        try:
+            os.write(fd, content)
+            os.fdatasync(fd)
+        finally:
+            os.close(fd)
+        found.append(time.perf_counter() - started)
+        file.unlink()
+    return found
+
+
 def kernel_inodes() -> int:
     """How many inodes of FUSE mounts the kernel keeps; 0 where it does not say."""
     try:
@@ -177,41 +209,59 @@ def blocks(points: Sequence[tuple[float, float]], count: int = BLOCKS) -> list[t
 def trends(samples: Sequence[Sample]) -> list[Trend]:
     """How each quantity changes over the second half of a life, of which these are the samples.
 
+<<<<<<< HEAD
     Of the memory is taken away what the cache of frames holds: it fills up to its limit and stays so.
+=======
+    Of the memory is taken away what caches hold, for they fill up to their bounds and stay so. Latencies may
+    also grow by as much as the machine became slower for others.
+>>>>>>> soak
     """
     middle = (samples[0].at + samples[-1].at) / 2
     half = [sample for sample in samples if sample.at >= middle]
+    hours = max(half[-1].at - half[0].at, 1) / 3600
+    memory = SHARE * median(sample.rss for sample in half) / MIB / hours
     found = [
-        trend("RSS without cached content", "MiB", half, lambda each: (each.rss - each.cached) / MIB, 0.04),
-        trend("RssAnon without the same", "MiB", half, lambda each: (each.anon - each.cached) / MIB, 0.04),
-        trend("descriptors", "", half, lambda each: each.descriptors, 0.04, 2),
-        trend("threads", "", half, lambda each: each.threads, 0.04, 2),
+        trend("RSS without caches", "MiB", half, lambda each: (each.rss - each.cached) / MIB, memory),
+        trend("RssAnon without caches", "MiB", half, lambda each: (each.anon - each.cached) / MIB, memory),
+        trend("descriptors", "", half, lambda each: each.descriptors, COUNT / hours),
+        trend("threads", "", half, lambda each: each.threads, COUNT / hours),
     ]
-    for name, title in OPERATIONS.items():
-        measured = [each for each in half if name in each.latency]
-        found.append(
-            trend(f"p99 of {title}", "ms", measured, lambda each, name=name: each.latency[name].p99, 0.25)
-        )
-    return found
+    control = latency_trend(half, CONTROL, f"{CONTROL_BYTES // 1000} KB synced without archivefs", math.inf)
+    slower = max(control.slope / control.median, 0) if control.median else 0.0
+    tolerated = LATENCY_SHARE / hours + slower
+    return [*found, *(latency_trend(half, *each, tolerated) for each in OPERATIONS.items()), control]
+
+
+def latency_trend(samples: Sequence[Sample], name: str, title: str, share: float) -> Trend:
+    """The growth of an operation's p99, of which ``share`` of its median is tolerated in an hour."""
+    measured = [each for each in samples if name in each.latency]
+    found = trend(f"p99 of {title}", "ms", measured, lambda each: each.latency[name].p99, 0)
+    return found._replace(tolerance=share * found.median if found.median else math.inf)
 
 
 def trend(
-    quantity: str,
-    unit: str,
-    samples: Sequence[Sample],
-    value: Callable[..., float],
-    share: float,
-    least: float = 0.0,
+    quantity: str, unit: str, samples: Sequence[Sample], value: Callable[[Sample], float], tolerance: float
 ) -> Trend:
-    """The growth of one quantity; an hour's growth by ``share`` of its median, or ``least``, is tolerated."""
+    """The growth of one quantity; ``tolerance`` is in its unit an hour."""
     points = [(sample.at / 3600, float(value(sample))) for sample in samples]
     middle = median(each for _, each in points) if points else 0.0
-    return Trend(quantity, unit, middle, *slope_of(blocks(points)), max(share * middle, least))
+    return Trend(quantity, unit, middle, *slope_of(blocks(points)), tolerance)
 
 
+<<<<<<< HEAD
 def cached_content(read: dict[str, int]) -> int:
     """What the cache of frames holds at most, after a daemon gave these sources (size by id)."""
     return min(sum(read.values()), READ_CACHE_BYTES)
+=======
+def cached(read: dict[str, int], catalog: Path) -> int:
+    """What the daemon's caches hold at most in bytes, after it gave these sources (size by id).
+
+    That is frames, and pages of the catalog in the connection that writes; the reading one drops its pages at
+    each commit.
+    """
+    pages = catalog.stat().st_size if catalog.exists() else 0
+    return min(sum(read.values()), CACHE_BYTES) + min(pages, PAGE_CACHE_KIB << 10)
+>>>>>>> soak
 
 
 def as_json(samples: Sequence[Sample]) -> list[dict[str, object]]:

@@ -107,10 +107,28 @@ class Station:
         self.pid = json.loads((self.root / "lock").read_bytes())["pid"]
 
     def umount(self) -> None:
-        """Unmounts; returns when the daemon has ended."""
-        archivefs("umount", self.mount_point)
+        """Unmounts; returns when the daemon has ended. Others who look around in the mount are waited for."""
+        last = ""
+
+        def unmounted() -> bool:
+            nonlocal last
+            done = archivefs("umount", self.mount_point, code=None)
+            last = done.stderr.strip()
+            return done.returncode == 0
+
+        if not wait_for(unmounted, END_SECONDS):
+            raise SoakError(f"{last}; used by: {', '.join(self._users()) or 'nobody in sight'}")
         if not wait_for(lambda: not self.is_alive(), END_SECONDS):
             raise SoakError(f"the daemon {self.pid} is unmounted and does not end")
+
+    def _users(self) -> list[str]:
+        """Processes that have something of the mount open or stand in it."""
+        found = set()
+        for link in (*Path("/proc").glob("[0-9]*/fd/*"), *Path("/proc").glob("[0-9]*/cwd")):
+            with contextlib.suppress(OSError):
+                if link.readlink().is_relative_to(self.mount_point):
+                    found.add(f"{link.parts[2]} ({Path(*link.parts[:3], 'comm').read_text().strip()})")
+        return sorted(found)
 
     def kill(self) -> None:
         """Ends the daemon as a crash does."""
@@ -138,9 +156,10 @@ class Station:
             archivefs("umount", *([] if self.is_alive() else ["--lazy"]), self.mount_point, code=None)
         if self.is_mounted():
             archivefs("umount", "--lazy", self.mount_point, code=None)
-        if self.is_alive() and not wait_for(lambda: not self.is_alive(), END_SECONDS):
+        if not wait_for(lambda: not self.is_alive(), END_SECONDS):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
+            wait_for(lambda: not self.is_alive(), END_SECONDS)
 
     def verify(self) -> dict[str, Any]:
         """What ``archivefs verify`` finds; ``worst`` is '' or 'notice' where all is well."""

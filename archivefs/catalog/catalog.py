@@ -43,7 +43,13 @@ from archivefs.events import (
     Voided,
 )
 
+<<<<<<< HEAD
 SCHEMA_VERSION = 2
+=======
+SCHEMA_VERSION = 1
+PAGE_CACHE_KIB = 16_000
+"""Pages of the catalog that each connection keeps in memory."""
+>>>>>>> soak
 DROP_REASON = "dropped from quarantine"
 """``reason`` of an entry that a person found to be worth nothing."""
 VOID_REASON = "its content is not on the disk"
@@ -97,7 +103,7 @@ def connect(path: Path, *, readonly: bool = False) -> apsw.Connection:
         db.pragma("journal_mode", "WAL")
         db.pragma("synchronous", "NORMAL")
         db.pragma("foreign_keys", value=True)
-    db.pragma("cache_size", -16_000)
+    db.pragma("cache_size", -PAGE_CACHE_KIB)
     db.pragma("temp_store", "MEMORY")
     return db
 

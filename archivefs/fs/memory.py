@@ -16,7 +16,7 @@ def keep_heap_small() -> None:
     glibc gives threads heaps of their own, up to eight for each processor, and keeps what was freed in them.
     The cache of frames is filled by many threads, so what is dropped from it leaves holes in the heaps of
     some while those of others grow: after three minutes of tools/soak the daemon took 300 MiB, and still more
-    later; with one heap, 190 MiB. Large pieces are mapped and given back at once. Elsewhere this does nothing.
+    later; with one heap, 190 MiB. Large pieces are mapped and given back at once.
     """
     with contextlib.suppress(AttributeError):  # musl has no mallopt
         library = ctypes.CDLL(None)

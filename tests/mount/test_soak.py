@@ -41,12 +41,12 @@ def test_a_short_run_measures_everything_and_ends_well(tmp_path: Path) -> None:
     assert [life["end"] for life in facts["lives"]] == ["umount", "kill", "umount", "kill", ""]
     assert len({life["pid"] for life in facts["lives"]}) == 5
     last = facts["samples"][-1]
-    assert last["entries"] >= facts["saved"] > 20
-    assert min(last[key] for key in ("rss", "anon", "descriptors", "threads", "journal", "content")) > 0
-    measured = {name for sample in facts["samples"] for name in sample["latency"]}
-    assert measured == {"close", "stat", "read"}
+    measured = ("entries", "rss", "anon", "descriptors", "threads", "journal", "catalog", "content")
+    assert min(last[key] for key in measured) > 0
+    timed = {name for sample in facts["samples"] for name in sample["latency"]}
+    assert timed == {"close", "stat", "read", "disk"}
     assert facts["verified"]["worst"] in ("", "notice")
-    assert facts["verified"]["records"] >= facts["saved"]
+    assert facts["verified"]["records"] >= facts["saved"] > 0
     assert ElementTree.parse(out / "soak.svg").getroot().tag.endswith("svg")
     assert sorted(each.name for each in out.iterdir()) == ["soak.json", "soak.svg"]
     assert mount_line(out / "mount") == ""

@@ -76,7 +76,7 @@ def test_a_daemon_that_stays_as_it_is_does_not_grow(measure: ModuleType) -> None
 
 def test_a_daemon_that_keeps_something_of_each_file_grows(measure: ModuleType) -> None:
     kilobyte_a_file = run_of(measure, lambda at: 60 + at * 20 / 1024)
-    assert growing(measure, kilobyte_a_file) == ["RSS without cached content", "RssAnon without the same"]
+    assert growing(measure, kilobyte_a_file) == ["RSS without caches", "RssAnon without caches"]
 
 
 def test_filling_the_cache_of_frames_is_no_growth(measure: ModuleType) -> None:
@@ -92,9 +92,26 @@ def test_descriptors_that_are_not_closed_are_named(measure: ModuleType) -> None:
     assert growing(measure, leaking) == ["descriptors"]
 
 
-def test_the_cache_holds_what_was_read_up_to_its_bound(measure: ModuleType) -> None:
-    assert measure.cached_content({"a": 5, "b": 6}) == 11
-    assert measure.cached_content({"a": 200 * MIB}) == 128 * MIB
+def test_latencies_may_grow_as_those_of_the_machine_do(measure: ModuleType) -> None:
+    samples = run_of(measure, lambda at: 60)
+    for sample in samples:
+        slower = 1 + sample.at / 900
+        sample.latency["close"] = measure.percentiles([0.01 * slower])
+        sample.latency["disk"] = measure.percentiles([0.002 * slower])
+    assert growing(measure, samples) == []
+    for sample in samples:
+        sample.latency["disk"] = measure.percentiles([0.002])
+    assert growing(measure, samples) == ["p99 of create, write, close"]
+
+
+def test_caches_hold_what_was_read_up_to_their_bounds(measure: ModuleType, tmp_path: Path) -> None:
+    catalog = tmp_path / "catalog.sqlite"
+    assert measure.cached({"a": 5, "b": 6}, catalog) == 11
+    catalog.write_bytes(bytes(4096))
+    assert measure.cached({"a": 5, "b": 6}, catalog) == 11 + 4096
+    with catalog.open("r+b") as file:
+        file.truncate(1 << 30)
+    assert measure.cached({"a": 200 * MIB}, catalog) == measure.CACHES_BYTES
 
 
 def test_percentiles_are_in_milliseconds(measure: ModuleType) -> None:
