@@ -28,11 +28,7 @@ from soak_plot import draw
 from soak_station import AWAY, REPO, Crowd, SoakError, Station
 
 from archivefs import __version__
-<<<<<<< HEAD
-from archivefs.config import READ_CACHE_BYTES
-=======
 from archivefs.archive import CATALOG
->>>>>>> soak
 
 SAMPLE_SECONDS = 2.0
 LINE_SECONDS = 10.0
@@ -300,16 +296,10 @@ class Run:
                 print(f"{name:50}" + "".join(map(cell, numbers)))
         print(f"\n{verdict}\n{self.out / 'soak.json'}\n{self.out / 'soak.svg'}", flush=True)
 
-<<<<<<< HEAD
-    def _cache_words(self, judged: list[Sample], start: float) -> str:
-        full = next((each.at for each in judged if each.cached >= READ_CACHE_BYTES), None)
-        limit = READ_CACHE_BYTES // MIB
-=======
     @staticmethod
     def _cache_words(judged: list[Sample]) -> str:
         full = next((each.at for each in judged if each.cached >= measure.CACHES_BYTES), None)
         limit = measure.CACHES_BYTES // MIB
->>>>>>> soak
         if full is None:
             return f"its caches held at most {judged[-1].cached / MIB:.0f} of {limit} MiB"
         return f"its caches ({limit} MiB) were full from {clock(full)} on"

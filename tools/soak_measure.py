@@ -14,12 +14,8 @@ from statistics import NormalDist, median
 from typing import NamedTuple
 
 from archivefs.archive import CATALOG
-<<<<<<< HEAD
-from archivefs.config import READ_CACHE_BYTES
-=======
 from archivefs.catalog.catalog import PAGE_CACHE_KIB
-from archivefs.fs.frame_cache import CACHE_BYTES
->>>>>>> soak
+from archivefs.config import READ_CACHE_BYTES
 
 OPERATIONS = {
     "close": "create, write, close",
@@ -40,7 +36,7 @@ SHARE, LATENCY_SHARE, COUNT = 0.04, 0.25, 2
 Fragments of the heap and neighbours move measurements by so much. The longer the time, the less is that in
 an hour.
 """
-CACHES_BYTES = CACHE_BYTES + (PAGE_CACHE_KIB << 10)
+CACHES_BYTES = READ_CACHE_BYTES + (PAGE_CACHE_KIB << 10)
 MIB = 1 << 20
 
 
@@ -209,12 +205,8 @@ def blocks(points: Sequence[tuple[float, float]], count: int = BLOCKS) -> list[t
 def trends(samples: Sequence[Sample]) -> list[Trend]:
     """How each quantity changes over the second half of a life, of which these are the samples.
 
-<<<<<<< HEAD
-    Of the memory is taken away what the cache of frames holds: it fills up to its limit and stays so.
-=======
     Of the memory is taken away what caches hold, for they fill up to their bounds and stay so. Latencies may
     also grow by as much as the machine became slower for others.
->>>>>>> soak
     """
     middle = (samples[0].at + samples[-1].at) / 2
     half = [sample for sample in samples if sample.at >= middle]
@@ -248,11 +240,6 @@ def trend(
     return Trend(quantity, unit, middle, *slope_of(blocks(points)), tolerance)
 
 
-<<<<<<< HEAD
-def cached_content(read: dict[str, int]) -> int:
-    """What the cache of frames holds at most, after a daemon gave these sources (size by id)."""
-    return min(sum(read.values()), READ_CACHE_BYTES)
-=======
 def cached(read: dict[str, int], catalog: Path) -> int:
     """What the daemon's caches hold at most in bytes, after it gave these sources (size by id).
 
@@ -260,8 +247,7 @@ def cached(read: dict[str, int], catalog: Path) -> int:
     each commit.
     """
     pages = catalog.stat().st_size if catalog.exists() else 0
-    return min(sum(read.values()), CACHE_BYTES) + min(pages, PAGE_CACHE_KIB << 10)
->>>>>>> soak
+    return min(sum(read.values()), READ_CACHE_BYTES) + min(pages, PAGE_CACHE_KIB << 10)
 
 
 def as_json(samples: Sequence[Sample]) -> list[dict[str, object]]:

@@ -43,13 +43,9 @@ from archivefs.events import (
     Voided,
 )
 
-<<<<<<< HEAD
 SCHEMA_VERSION = 2
-=======
-SCHEMA_VERSION = 1
 PAGE_CACHE_KIB = 16_000
 """Pages of the catalog that each connection keeps in memory."""
->>>>>>> soak
 DROP_REASON = "dropped from quarantine"
 """``reason`` of an entry that a person found to be worth nothing."""
 VOID_REASON = "its content is not on the disk"
