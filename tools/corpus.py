@@ -224,7 +224,7 @@ def burnin_log(
 
 
 def large_log(rng: random.Random, size: int) -> Iterator[bytes]:
-    """Yields a burn-in of exactly ``size`` bytes in pieces; it repeats every 16 MiB, which no compressor sees."""
+    """Yields a burn-in of ``size`` bytes in pieces; it repeats every 16 MiB, which no compressor sees."""
     block = b"".join(burnin_log(rng, hours=600) for _ in range(6))[:LARGE_BLOCK]
     assert len(block) == LARGE_BLOCK
     for start in range(0, size, LARGE_BLOCK):

@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--page", type=Path, metavar="FILE", help="put the tables into this Markdown page")
     made.add_argument("--plot", type=Path, metavar="FILE", help="with --scale: draw growth into this SVG")
     made.add_argument("--work", type=Path, metavar="DIR", default=REPO / "bench",
-                      help="where sources, images and archives are kept [bench/ in the checkout]")  # fmt: skip
+                      help="where sources, images and archives are kept [CHECKOUT/bench]")  # fmt: skip
     made.add_argument("--install-peers", action="store_true", help="install the peers, then measure nothing")
     return made
 

@@ -1,4 +1,4 @@
-"""Runs the programs whose speed is measured: client.c where there is a compiler, else their like in Python."""
+"""Runs the programs that are timed: client.c where there is a compiler, else their like in Python."""
 
 import json
 import shutil

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 from archivefs.archive import Archive
 from archivefs.cli.main import COMMANDS
-
 from bench_parts.bench import Bench
 from bench_parts.data import TOML, capture
 from bench_parts.figures import OURS, Budget, Figure, Table, at_most

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import corpus
+
 from archivefs.archive import Archive
 from archivefs.operations import Capture
 from archivefs.store.frames import encode_file

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import corpus
-from archivefs.archive import Archive
 
+from archivefs.archive import Archive
 from bench_parts import systems
 from bench_parts.bench import Bench
 from bench_parts.data import TOML, Source, make_archive, write_sources
@@ -17,7 +17,7 @@ from bench_parts.plain import LEVEL
 GROUP = "disk use"
 SOURCES, GZIP = "sources", "gzip -6 each"
 CAPTURED, REPACKED = 0.6, 0.35
-"""Goals: how much of the space of one gzip file per source an archive may take, journal and catalog included."""
+"""Goals: how much of the space of the gzip files an archive may take, journal and catalog included."""
 
 
 def du(path: Path) -> int:

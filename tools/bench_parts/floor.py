@@ -1,8 +1,8 @@
 """The floor: a pyfuse3 file system that does nothing, so that only what FUSE and pyfuse3 cost remains.
 
 It runs as the mount of an archive does (a process of its own, trio, the same options of the mount, as many
-requests at once) and shows the same tree, from memory: attributes are made before anyone asks. What the kernel
-may cache, it may cache for a day. What is saved in inbox/ is kept in memory and promised nothing.
+requests at once) and shows the same tree, from memory: attributes are made before anyone asks. What the
+kernel may cache, it may cache for a day. What is saved in inbox/ is kept in memory and promised nothing.
 
     python -m bench_parts.floor TREE MOUNTPOINT
 """
@@ -16,8 +16,6 @@ from pathlib import Path
 
 import pyfuse3
 import trio
-from archivefs.fs.daemon import MAX_REQUESTS
-from archivefs.fs.node import FOREVER
 from pyfuse3 import (
     EntryAttributes,
     FileHandleT,
@@ -31,6 +29,9 @@ from pyfuse3 import (
     RequestContext,
     SetattrFields,
 )
+
+from archivefs.fs.daemon import MAX_REQUESTS
+from archivefs.fs.node import FOREVER
 
 KEPT = 16 << 20
 """Bytes of a file that are kept; of a larger one the rest reads as these again."""

@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import corpus
+
 from archivefs.archive import Archive
 from archivefs.committer import GROUP as COMMITTED
 from archivefs.operations import Capture
-
 from bench_parts import systems
 from bench_parts.bench import Bench
 from bench_parts.data import TOML, write_sources

@@ -91,7 +91,7 @@ def install(work: Path) -> None:
 
 
 def systems(work: Path, tree: Path, *, fresh: bool) -> list[System]:
-    """The installed peers with the tree in an image of theirs; ``fresh``: the tree is not that of the images."""
+    """The installed peers with the tree in an image of theirs; ``fresh``: the tree is another one now."""
     made: list[System] = []
     for peer in installed(work):
         image, point = work / peer.image, work / f"mnt-{peer.name}"

@@ -12,6 +12,7 @@ STATS = 3000
 OPENS = 1500
 PAGES = 1000
 GROUP = "reading"
+CPU = "  processor time of the mount for each"
 
 
 def sources(bench: Bench, converter: str, count: int) -> list[str]:
@@ -41,11 +42,14 @@ def walk(bench: Bench) -> list[Figure]:
     """All names of large folders, and of many small ones."""
 
     def measure(system: System) -> Mapping[str, float]:
+        system.cold()
         found = {}
-        for name, top in (("flat", "sources"), ("deep", f"by-converter/{WALKED}")):
-            system.cold()
-            found[f"{name}, cold"] = bench.client.run("walk", 0, system.path(top)).rate
-            found[name] = bench.client.run("walk", 0, system.path(top)).rate
+        for when in (", cold", ""):
+            for name, top in (("flat", "sources"), ("deep", f"by-converter/{WALKED}")):
+                before = system.cpu_seconds()
+                run = bench.client.run("walk", 0, system.path(top))
+                found[name + when] = run.rate
+                found[f"{name}{when}: cpu"] = (system.cpu_seconds() - before) / run.count
         return found
 
     table = bench.compare(measure)
@@ -53,8 +57,10 @@ def walk(bench: Bench) -> list[Figure]:
     flat, deep = f"walk of {small} names in 3 folders", f"walk of {small // 3} entry folders, 2 files each"
     return [
         Figure(GROUP, f"{flat}, warm", "per_second", table.of("flat"), at_least(0.5)),
+        Figure(GROUP, CPU, "seconds", table.of("flat: cpu")),
         Figure(GROUP, f"{flat}, cold", "per_second", table.of("flat, cold")),
         Figure(GROUP, f"{deep}, warm", "per_second", table.of("deep"), at_least(0.5)),
+        Figure(GROUP, CPU, "seconds", table.of("deep: cpu")),
         Figure(GROUP, f"{deep}, cold", "per_second", table.of("deep, cold")),
     ]
 
@@ -65,12 +71,16 @@ def small_files(bench: Bench) -> list[Figure]:
 
     def measure(system: System) -> Mapping[str, float]:
         system.cold()
+        before = system.cpu_seconds()
         cold = bench.client.run("read", paths=paths(system, names)).rate
-        return {"cold": cold, "again": bench.client.run("read", paths=paths(system, names)).rate}
+        used = (system.cpu_seconds() - before) / len(names)
+        again = bench.client.run("read", paths=paths(system, names)).rate
+        return {"cold": cold, "cpu": used, "again": again}
 
     table = bench.compare(measure)
     return [
         Figure(GROUP, "open+read+close of 7 KB, cold", "per_second", table.of("cold"), at_least(0.8)),
+        Figure(GROUP, CPU, "seconds", table.of("cpu")),
         Figure(GROUP, "open+read+close of 7 KB, again", "per_second", table.of("again")),
     ]
 

@@ -72,12 +72,15 @@ def machine() -> dict[str, Any]:
 
 def about(facts: Mapping[str, Any]) -> str:
     """The same in a sentence."""
+    dropped = (
+        "caches dropped where it says cold" if facts["caches_dropped"] else "CACHES NOT DROPPED (not root)"
+    )
     return (
         f"{facts['at']} UTC, {facts['cpus']} x {facts['cpu']}, {facts['memory_bytes'] / 1e9:.0f} GB, "
         f"Linux {facts['kernel']}, Python {facts['python']}, pyfuse3 {facts['pyfuse3']}, "
         f"SQLite {facts['sqlite']}; "
         f"clients in {facts['client']}, {facts['rounds']} rounds, "
-        f"{'caches dropped where it says cold' if facts['caches_dropped'] else 'CACHES NOT DROPPED (not root)'}"
+        f"{dropped}"
     )
 
 

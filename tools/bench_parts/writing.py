@@ -4,11 +4,11 @@ import time
 from collections.abc import Callable, Mapping
 
 from archivefs.archive import Archive
-
 from bench_parts import systems
 from bench_parts.bench import Bench
 from bench_parts.data import TOML
 from bench_parts.figures import Figure, at_least
+from bench_parts.reading import CPU
 from bench_parts.systems import LOOK_EVERY_SECONDS, Archivefs, System
 
 SAVED_BYTES = 10 * 1024
@@ -19,7 +19,7 @@ LEAVING_SECONDS = 60.0
 
 
 def write(bench: Bench) -> list[Figure]:
-    """Files of 10 KB: durable at close in an archive, kept in memory by the floor, and what the disk allows."""
+    """Files of 10 KB: durable at close in an archive, in memory with the floor; and what the disk allows."""
     root = bench.folder("writing")
     root.rmdir()
     Archive.create(root, TOML)
@@ -31,7 +31,9 @@ def write(bench: Bench) -> list[Figure]:
         found = {}
         inbox = system.path("inbox/files")
         for count in WRITERS:
+            before = system.cpu_seconds()
             run = bench.client.run("write", seconds, SAVED_BYTES, count, template, inbox)
+            found[f"cpu {count}"] = (system.cpu_seconds() - before) / run.count
             found[f"rate {count}"] = run.rate
             found[f"median {count}"] = run.median_us / 1e6
             found[f"p99 {count}"] = run.p99_us / 1e6
@@ -56,6 +58,7 @@ def write(bench: Bench) -> list[Figure]:
         who = "1 program" if count == 1 else f"{count} programs"
         title = f"create+write+close of 10 KB, {who}"
         figures.append(Figure(GROUP, title, "per_second", table.of(f"rate {count}"), at_least(ratio)))
+        figures.append(Figure(GROUP, CPU, "seconds", table.of(f"cpu {count}")))
         figures.append(Figure(GROUP, "  one of them, median", "seconds", table.of(f"median {count}")))
         figures.append(Figure(GROUP, "  one of them, p99", "seconds", table.of(f"p99 {count}")))
     return figures
