@@ -10,7 +10,7 @@ from types import FrameType
 
 from rich.console import Console
 
-from bench_parts import bench, commands, disk, library, peers, reading, report, writing
+from bench_parts import bench, commands, disk, library, peers, plot, reading, report, scale, writing
 from bench_parts.bench import Bench
 from bench_parts.figures import Figure
 from bench_parts.systems import REPO
@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--smallest", action="store_true", help="only to see whether it runs")
     made.add_argument("--only", action="append", choices=GROUPS, metavar="NAME",
                       help=f"measure this; may be given again. There are: {', '.join(GROUPS)}")  # fmt: skip
-    made.add_argument("--scale", metavar="N[,N...]", help="archives of so many entries instead")
+    made.add_argument("--scale", type=counts, metavar="N[,N...]", help="archives of so many entries instead")
     made.add_argument("--json", type=Path, metavar="FILE", help="write all values to FILE")
     made.add_argument("--page", type=Path, metavar="FILE", help="put the tables into this Markdown page")
     made.add_argument("--plot", type=Path, metavar="FILE", help="with --scale: draw growth into this SVG")
@@ -42,6 +42,11 @@ def parser() -> argparse.ArgumentParser:
                       help="where sources, images and archives are kept [CHECKOUT/bench]")  # fmt: skip
     made.add_argument("--install-peers", action="store_true", help="install the peers, then measure nothing")
     return made
+
+
+def counts(text: str) -> list[int]:
+    """The numbers of a comma list, ascending."""
+    return sorted(int(each.replace("_", "")) for each in text.split(","))
 
 
 def main() -> int:
@@ -65,13 +70,18 @@ def main() -> int:
             "caches_dropped": run.forgets,
             "peers": [peer.name for peer in peers.installed(work)],
         }
-        for name in [each for each in GROUPS if not options.only or each in options.only]:
-            run.say(name)
-            figures += GROUPS[name](run)
+        for count in options.scale or ():
+            figures += scale.scale(run, count)
+        for name in GROUPS:
+            if name in (options.only or ()) or not (options.only or options.scale):
+                run.say(name)
+                figures += GROUPS[name](run)
     facts["seconds"] = round(time.monotonic() - start, 1)
     report.show(figures, facts, Console(width=None if sys.stdout.isatty() else 200))
     if options.json:
         report.write_json(options.json, figures, facts)
+    if options.plot:
+        plot.draw(figures, options.plot)
     if options.page:
         report.into_page(options.page, report.markdown(figures, facts))
     return 0

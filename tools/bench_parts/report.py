@@ -73,7 +73,7 @@ def machine() -> dict[str, Any]:
 def about(facts: Mapping[str, Any]) -> str:
     """The same in a sentence."""
     dropped = (
-        "caches dropped where it says cold" if facts["caches_dropped"] else "CACHES NOT DROPPED (not root)"
+        "caches dropped where it says cold" if facts["caches_dropped"] else "NO CACHES DROPPED (not root)"
     )
     return (
         f"{facts['at']} UTC, {facts['cpus']} x {facts['cpu']}, {facts['memory_bytes'] / 1e9:.0f} GB, "
