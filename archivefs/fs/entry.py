@@ -34,7 +34,7 @@ class ContentFile(File):
         self._place = place
         self._size = size
         self._mtime_ns = mtime_ns
-        self._facts = facts or {}
+        self._facts = {} if facts is None else facts  # asked whether it is empty, it would be made
 
     def attributes(self) -> Attributes:
         """The original size; the blocks that the record takes on the disk."""
