@@ -23,6 +23,8 @@ E12 = (1.0, 1.2, 1.5, 1.8, 2.2, 2.7, 3.3, 3.9, 4.7, 5.6, 6.8, 8.2)
 COMPONENTS = (("R", "Ohm", 0.01), ("R", "kOhm", 0.01), ("C", "nF", 0.1), ("C", "uF", 0.2), ("L", "uH", 0.2))
 RAILS = {"12V": 12.0, "5V0": 5.0, "3V3": 3.3, "1V8": 1.8, "1V1": 1.1}
 PORTS = ("CAN 1", "CAN 2", "RS-485", "Ethernet 1", "Ethernet 2", "USB", "SPI flash", "I2C sensors")
+LARGE_BLOCK = 16 << 20
+"""Bytes after which a large log repeats itself."""
 EVENTS = ("fan 2 restarted", "door interlock checked", "load step 0.5A to 1.0A", "supply retry on slot 3")
 
 
@@ -219,6 +221,14 @@ def burnin_log(
     end = unit.started + timedelta(hours=hours, minutes=1)
     lines.append(f"{end:%Y-%m-%dT%H:%M:%SZ} VERDICT {'FAIL' if failed else 'PASS'}")
     return "".join(f"{line}\n" for line in lines).encode()
+
+
+def large_log(rng: random.Random, size: int) -> Iterator[bytes]:
+    """Yields a burn-in of ``size`` bytes in pieces; it repeats every 16 MiB, which no compressor sees."""
+    block = b"".join(burnin_log(rng, hours=600) for _ in range(6))[:LARGE_BLOCK]
+    assert len(block) == LARGE_BLOCK
+    for start in range(0, size, LARGE_BLOCK):
+        yield block[: size - start]
 
 
 def cut(rng: random.Random, content: bytes) -> bytes:

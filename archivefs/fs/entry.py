@@ -48,7 +48,7 @@ class ContentFile(File):
         self._place = place
         self._size = size
         self._mtime_ns = mtime_ns
-        self._facts = facts or {}
+        self._facts = {} if facts is None else facts  # asked whether it is empty, it would be made
         self._known = known
 
     def attributes(self) -> Attributes:
