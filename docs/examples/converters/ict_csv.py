@@ -40,7 +40,7 @@ class IctConverter:
     file_patterns = ("*.csv",)
     arguments_schema: ClassVar[dict[str, dict[str, Any]]] = {
         "delimiter": {"type": "string", "default": ",", "description": "what separates two fields"},
-        "retry_after_seconds": {"type": "number", "default": 60, "description": "pause while a test runs"},
+        "retry_after_seconds": {"type": "float", "default": 60, "description": "pause while a test runs"},
     }
 
     def validate(self, source: Source, context: Context) -> Validation:
