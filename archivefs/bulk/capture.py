@@ -29,8 +29,8 @@ EVENT_BYTES = 2 << 20
 """A commit is full with so much journal: half of what recovery looks through (journal.TAIL_BYTES)."""
 CHUNK, CHUNK_BYTES = 64, 1 << 20
 """A reader gets so many files at once, or as few as have that many bytes together."""
-AHEAD = 2 * COUNT + 2
-"""Chunks that are read while those before them wait for their commit."""
+AHEAD, AHEAD_BYTES = 2 * COUNT + 2, 64 << 20
+"""So many chunks are read while those before them wait for their commit; of large files only the next one."""
 
 
 @dataclass
@@ -120,26 +120,32 @@ class Bulk:
     def run(self, things: Iterable[Found | LeftOut]) -> Tally:
         """Archive the files, count the others. A file that cannot be read is left out, and the rest goes on.
 
-        Raises ``NoSpaceError``, ``CaptureFailedError``, ``ReadOnlyError`` where the archive takes no more;
-        what was committed before stays. An interrupt ends it when the commit under way is done.
+        To be called once. Raises ``NoSpaceError``, ``CaptureFailedError``, ``ReadOnlyError`` where the
+        archive takes no more; what was committed before stays. An interrupt ends it when the commit under way
+        is done.
         """
         self._committer = ThreadPoolExecutor(1)
-        ahead: deque[tuple[list[Found], Future[list[Taken]]]] = deque()
+        ahead: deque[_Chunk] = deque()
+        size = 0
         with self._committer, Helpers(self._how()) as helpers, ThreadPoolExecutor(COUNT) as readers:
             try:
-                for chunk in _chunks(self._files(things)):
-                    ahead.append((chunk, readers.submit(helpers.take_all, chunk)))
-                    if len(ahead) > AHEAD:
-                        self._gather(*ahead.popleft())
+                for files in _portions(self._files(things)):
+                    if files[-1].size > AHEAD_BYTES and not self._manner.dry_run:
+                        self._archive.require_space()  # it is spooled on the archive's disk
+                    ahead.append(_Chunk(files, readers.submit(helpers.take_all, files)))
+                    size += ahead[-1].size
+                    while len(ahead) > AHEAD or (size > AHEAD_BYTES and len(ahead) > 1):
+                        size -= ahead[0].size
+                        self._gather(ahead.popleft())
                 while ahead:
-                    self._gather(*ahead.popleft())
+                    self._gather(ahead.popleft())
                 self._commit()
                 self._settle()
             finally:
                 self._give_up()
                 readers.shutdown(cancel_futures=True)
-                for _, future in ahead:
-                    _free(future)
+                for chunk in ahead:
+                    chunk.close()
         return self.tally
 
     def _how(self) -> How:
@@ -164,9 +170,9 @@ class Bulk:
         self.tally.leave_out(what.why)
         self._on_left_out(what)
 
-    def _gather(self, chunk: list[Found], reading: Future[list[Taken]]) -> None:
+    def _gather(self, chunk: "_Chunk") -> None:
         """Put what was read into the group, and commit that when it is full."""
-        for found, each in zip(chunk, reading.result(), strict=True):
+        for found, each in zip(chunk.files, chunk.reading.result(), strict=True):
             if isinstance(each, LeftOut):
                 self._leave_out(each)
             elif each is not None and each.content is not None:
@@ -232,8 +238,26 @@ class Bulk:
         self._group.close()
 
 
-def _chunks(files: Iterable[Found]) -> Iterator[list[Found]]:
-    """Portions for a thread."""
+class _Chunk(NamedTuple):
+    """Files that a thread reads, or has read."""
+
+    files: list[Found]
+    reading: Future[list[Taken]]
+
+    @property
+    def size(self) -> int:
+        return sum(found.size for found in self.files)
+
+    def close(self) -> None:
+        """Free what was read in vain."""
+        if not self.reading.cancelled() and self.reading.exception() is None:
+            for each in self.reading.result():
+                if isinstance(each, Source):
+                    each.close()
+
+
+def _portions(files: Iterable[Found]) -> Iterator[list[Found]]:
+    """What a thread gets at once."""
     chunk: list[Found] = []
     size = 0
     for each in files:
@@ -244,11 +268,3 @@ def _chunks(files: Iterable[Found]) -> Iterator[list[Found]]:
             chunk, size = [], 0
     if chunk:
         yield chunk
-
-
-def _free(reading: Future[list[Taken]]) -> None:
-    """Close what was read in vain."""
-    if not reading.cancelled() and reading.exception() is None:
-        for each in reading.result():
-            if isinstance(each, Source):
-                each.close()

@@ -46,6 +46,8 @@ from archivefs.events import (
 SCHEMA_VERSION = 2
 PAGE_CACHE_KIB = 16_000
 """Pages of the catalog that each connection keeps in memory."""
+SHORT_NAME = 200
+"""A name up to this length is not shortened in that of its directory, nor is another one shortened to it."""
 DROP_REASON = "dropped from quarantine"
 """``reason`` of an entry that a person found to be worth nothing."""
 VOID_REASON = "its content is not on the disk"
@@ -237,11 +239,14 @@ class Catalog:
             sql = "SELECT 1 FROM entries WHERE converter_id = ? AND day = ? AND flat_name = ?"
             return self.db.execute(sql, (converter_id, day, candidate)).get is not None
 
-        place = event.location
+        place, flat_name = event.location, names.first_free(name, taken)
+        # Nobody else has its label: who has the same name came later, and others have a number or are cut.
+        is_first = flat_name == name and b"~" not in name and len(name) <= SHORT_NAME
+        twin = 1 if is_first else self._twin(event, name, converter_id, day)
         row = (
             event.id, converter_id, day, _NUMBER[event.status], name,
-            names.original(event.folder, event.folder_hex), names.first_free(name, taken),
-            self._twin(event, name, converter_id, day), event.sha256[:6], event.sha256, event.size,
+            names.original(event.folder, event.folder_hex), flat_name,
+            twin, event.sha256[:6], event.sha256, event.size,
             event.mtime_ns, event.mode, event.uid, event.gid, event.captured_ms, event.reason,
             msgspec.json.encode(event.xattrs).decode(), "",
             event.due_ms, 0, event.seq, self._segment_id(place), place.offset, place.header,
