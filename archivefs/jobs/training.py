@@ -61,7 +61,7 @@ class Training:
                     continue
                 self._tried[key] = count
                 level = archive.converter_config(converter).compression_level
-                trained = dictionaries.train(archive, converter, content, given, None, level)
+                trained = dictionaries.train(converter, content, given, None, level)
                 if trained is not None:
                     return trained
         return None
