@@ -10,7 +10,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
@@ -21,14 +21,14 @@ from archivefs import __version__
 from archivefs import config as configuration
 from archivefs.catalog.catalog import Catalog, Change, day_number
 from archivefs.catalog.compare import told
-from archivefs.catalog.reader import DictionaryRow, Entry, Reader
+from archivefs.catalog.reader import Entry, Reader
 from archivefs.config import ConverterConfig
 from archivefs.errors import (
     ArchiveError,
     ArchiveExistsError,
     CatalogError,
     ConfigError,
-    ContentDamagedError,
+    DictionaryError,
     JournalDamagedError,
     LockedError,
     NoSpaceError,
@@ -37,17 +37,12 @@ from archivefs.errors import (
     ReadOnlyError,
     SegmentMissingError,
 )
-from archivefs.events import (
-    AnyEvent,
-    Created,
-    DictionaryTrained,
-    Event,
-)
+from archivefs.events import AnyEvent, Created, DictionaryTrained, Event, SegmentsRemoved
 from archivefs.packing import Packing
 from archivefs.reopening import Reopening
 from archivefs.store import lock, recovery
 from archivefs.store.content import ContentReader
-from archivefs.store.dictionaries import Dictionaries
+from archivefs.store.dictionaries import Dictionaries, file_of
 from archivefs.store.durable import make_dirs, replacing, sync_dir
 from archivefs.store.store import Store
 from archivefs.transaction import IdClock, Operation, Transaction
@@ -130,6 +125,8 @@ class Archive:
         archive = cls.__new__(cls)
         archive._prepare(root, clock)
         archive.reader = Reader.open(root / CATALOG)
+        with told(root / CATALOG):
+            archive._know_dictionaries()
         return archive
 
     @staticmethod
@@ -226,7 +223,7 @@ class Archive:
     # -- opening ---------------------------------------------------------------------------------------
 
     def _open_for_writing(self) -> None:
-        self._store = store = Store(self.root, self._clock)
+        self._store = store = Store(self.root, self._clock, self.content.dictionaries)
         store.journal.sync_found()
         store.journal.check_checkpoint()
         self._catalog = self._open_catalog()
@@ -235,23 +232,38 @@ class Archive:
         self.reader = Reader.open(self.root / CATALOG)
         self._committed = Reader(self._catalog.db)
         self._ids = IdClock(self.reader.last_id())
-        self.packing = Packing(self.config, {})
-        self._use_dictionaries(self.reader.dictionaries())
+        self.packing = Packing(self.config)
+        self._know_dictionaries()
+        self._use_dictionaries()
         self._recover(store)
         recovery.sweep(self.root)
         store.journal.seal_finished_days()
 
-    def _use_dictionaries(self, rows: Iterable[DictionaryRow]) -> None:
-        """Compress with these from now on; later ones take the place of earlier ones."""
-        for row in rows:
-            try:
-                dictionary = self.content.dictionaries.by_name(row.name)
-            except ContentDamagedError as error:
-                self._alarm(
-                    f"dictionaries/{row.name}", f"{error}; what was compressed with it cannot be read"
-                )
-                continue
-            self.packing.use(row.converter, row.content, dictionary)
+    def _know_dictionaries(self) -> None:
+        """What the journal says of all dictionaries, to find and check those that are needed."""
+        for row in self.reader.dictionaries():
+            self.content.dictionaries.know(row.number, row.name, row.sha256)
+
+    def _use_dictionaries(self) -> None:
+        """Compress with the newest of each kind from now on, and name those that are not there."""
+        there = set(self.content.dictionaries.names())
+        newest: dict[tuple[str, str], int] = {}
+        for row in self.reader.dictionaries():
+            if row.name not in there:
+                self._dictionary_alarm(DictionaryError(f"{file_of(row.name)} is missing", row.name))
+            elif not row.day and row.sha256:  # else nobody can say whether it is what it was
+                newest[row.converter, row.content] = row.number
+        for (converter, content), number in newest.items():
+            self._use_dictionary(converter, content, number)
+
+    def _use_dictionary(self, converter: str, content: str, number: int) -> None:
+        try:
+            self.packing.use(converter, content, self.content.dictionaries.by_number(number))
+        except DictionaryError as error:
+            self._dictionary_alarm(error)
+
+    def _dictionary_alarm(self, error: DictionaryError) -> None:
+        self._alarm(file_of(error.name), f"{error}; what was compressed with it cannot be read")
 
     def _open_catalog(self) -> Catalog:
         path = self.root / CATALOG
@@ -378,10 +390,24 @@ class Archive:
         except Exception:  # whatever it is: the events are durable, and nothing must undo their records
             log.exception("the catalog refused %d events; they are in the journal", len(self._unapplied))
             return []
-        self._unapplied = []
-        if any(isinstance(event, DictionaryTrained) for event in events):
-            self._use_dictionaries(self._committed.dictionaries())
+        applied, self._unapplied = self._unapplied, []
+        try:
+            for event in applied:
+                self._follow(event)
+        except Exception:  # as above; the next open does what is left to do
+            log.exception("what follows from the events could not be done")
         return changes
+
+    def _follow(self, event: AnyEvent) -> None:
+        """What an event means for the files: a dictionary is used, segments are removed."""
+        if isinstance(event, DictionaryTrained):
+            self.content.dictionaries.know(event.number, event.name, event.sha256)
+            if not event.day:
+                self._use_dictionary(event.converter, event.content, event.number)
+        elif isinstance(event, SegmentsRemoved):
+            recovery.remove_gone(self.root / "content", event.segments)
+            for name in event.segments:
+                self.content.forget(name)
 
     def keep_house(self) -> None:
         """Compress the journal of finished days and note its end. Raises ``OSError``; try again later."""

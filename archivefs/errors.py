@@ -73,6 +73,19 @@ class SegmentMissingError(ContentDamagedError):
     exit_code = 25
 
 
+class DictionaryError(ContentDamagedError):
+    """A dictionary is missing or not what was written; what was compressed with it cannot be read.
+
+    ``name`` says which, '' where only its number is known.
+    """
+
+    exit_code = 27
+
+    def __init__(self, message: str, name: str = "") -> None:
+        super().__init__(message)
+        self.name = name
+
+
 class JournalDamagedError(ArchiveError):
     """A journal line is altered, missing or out of order."""
 
@@ -141,7 +154,7 @@ class CaptureFailedError(ArchiveError):
 class IncompleteError(ArchiveError):
     """Some of many files could not be read; the others are archived."""
 
-    exit_code = 25
+    exit_code = 28
 
 
 class MountError(ArchiveError):

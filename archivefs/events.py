@@ -212,7 +212,9 @@ class Dropped(Event, frozen=True, kw_only=True, tag="dropped"):
 class DictionaryTrained(Event, frozen=True, kw_only=True, tag="dictionary_trained"):
     """``dictionaries/NAME.zdict`` was made of ``samples`` contents; it is used for what is stored from then.
 
-    ``content``: sources or reports. ``number`` is what frames name that need it.
+    ``content``: sources or reports. ``number`` is what frames name that need it. ``day``: it was made for a
+    repack of that day, and what is stored from then does not use it. A rescue knows of no samples, and of a
+    file that is missing neither ``size`` (0) nor ``sha256`` ('').
     """
 
     converter: str
@@ -222,6 +224,7 @@ class DictionaryTrained(Event, frozen=True, kw_only=True, tag="dictionary_traine
     samples: int
     size: int
     sha256: str
+    day: str = ""
 
 
 class Move(msgspec.Struct, frozen=True, array_like=True):

@@ -35,8 +35,6 @@ from archivefs.packing import REPORTS, SOURCES, Packing
 from archivefs.store.frames import Encoded, RecordHeader
 from archivefs.transaction import Operation, Transaction, id_milliseconds
 
-MOVES = 2000
-"""Records in one event: a line of about 150 kB."""
 IMPORT_REASON = "imported"
 """``reason`` of an entry that came with an import and waits for no conversion."""
 
@@ -211,24 +209,26 @@ class Note(Operation[None]):
 
 
 @dataclass
-class AddDictionary(Operation[str]):
-    """Keep a dictionary and use it from now on; returns its name."""
+class AddDictionary(Operation[int]):
+    """Keep a dictionary and use it from now on, unless it is for a ``day``; returns its number."""
 
     converter: str
     content: str
     data: bytes
     samples: int
+    day: str = ""
 
-    def run(self, txn: Transaction) -> str:
+    def run(self, txn: Transaction) -> int:
         """One file and one event."""
         made = txn.save_dictionary(self.converter, self.data)
         txn.record(
             DictionaryTrained(
                 converter=self.converter, content=self.content, name=made.name, number=made.number,
-                samples=self.samples, size=len(self.data), sha256=hashlib.sha256(self.data).hexdigest(),
+                samples=self.samples, size=len(made.data), sha256=hashlib.sha256(made.data).hexdigest(),
+                day=self.day,
             )
         )  # fmt: skip
-        return made.name
+        return made.number
 
 
 @dataclass
@@ -253,22 +253,33 @@ class MoveRecords(Operation[int]):
     moves: Sequence[tuple[Location, Move]]
 
     def run(self, txn: Transaction) -> int:
-        """One event for each ``MOVES`` records."""
+        """One event."""
         valid = [move for place, move in self.moves if txn.place_of(move) == place]
-        for start in range(0, len(valid), MOVES):
-            txn.record(Repacked(segment=self.segment, moves=valid[start : start + MOVES]))
+        if valid:
+            txn.record(Repacked(segment=self.segment, moves=valid))
         return len(valid)
 
 
 @dataclass
+class DropSegment(Operation[None]):
+    """Remove the file of a segment whose events could not be written: nothing says that it is needed."""
+
+    segment: str
+
+    def run(self, txn: Transaction) -> None:
+        """No event."""
+        txn.drop_segment(self.segment)
+
+
+@dataclass
 class RemoveSegments(Operation[list[str]]):
-    """Say that segments are not needed any more; returns those in which nothing is. Their files stay."""
+    """Say of segments that they are not needed any more, and remove their files; returns which are not."""
 
     segments: Sequence[str]
 
     def run(self, txn: Transaction) -> list[str]:
         """One event."""
-        unused = [name for name in self.segments if not txn.is_used(name)]
+        unused = [name for name in self.segments if not txn.is_needed(name)]
         if unused:
             txn.record(SegmentsRemoved(segments=unused))
         return unused

@@ -1,6 +1,5 @@
 """How contents are compressed now: the level and the dictionary of each converter."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from archivefs.config import Config, ConverterConfig
@@ -14,10 +13,9 @@ SOURCES, REPORTS = "sources", "reports"
 class Packing:
     """Compresses; may be used from any thread. ``use`` is called by the committing thread."""
 
-    def __init__(self, config: Config, current: Mapping[tuple[str, str], Dictionary]) -> None:
-        """``current``: the dictionary in use for each ``(converter, kind)`` that has one."""
+    def __init__(self, config: Config) -> None:
         self.config = config
-        self._current = dict(current)
+        self._current: dict[tuple[str, str], Dictionary] = {}
 
     def use(self, converter: str, kind: str, dictionary: Dictionary) -> None:
         """From now on, compress contents of that kind with this dictionary."""

@@ -9,11 +9,12 @@ from collections.abc import Callable
 
 from archivefs.catalog.reader import Reader
 from archivefs.errors import ContentDamagedError
-from archivefs.events import AttemptFinished, Event, Outcome, Status, Voided
+from archivefs.events import AttemptFinished, Event, Location, Outcome, Status, Voided
 from archivefs.operations import captured_event
 from archivefs.store import recovery
 from archivefs.store.content import ContentReader
 from archivefs.store.durable import sync_file
+from archivefs.store.frames import RecordHeader
 from archivefs.store.recovery import Tail
 from archivefs.store.segment import ScannedRecord
 from archivefs.store.store import Store
@@ -74,17 +75,24 @@ class Reopening:
             return False
 
     def _is_copy(self, record: ScannedRecord) -> bool:
-        """Whether the journal knows the same content in another place."""
+        """Whether the journal knows the same content in another place, and it can be read there."""
         header, entry = record.header, self._reader.by_id(record.header.id)
         if entry is None:
             return False
         if header.kind == "source":
-            return entry.sha256 == header.sha256 and self._reader.location(entry) != record.location
+            return entry.sha256 == header.sha256 and self._reads(self._reader.location(entry), header)
         return any(
             (each.attempt, each.name, each.sha256) == (header.attempt, header.name, header.sha256)
             and each.location is not None
+            and self._reads(each.location, header)
             for each in self._reader.contents(entry.n)
         )
+
+    def _reads(self, place: Location, header: RecordHeader) -> bool:
+        try:
+            return self._content.sha256(place, header.size) == header.sha256
+        except (ContentDamagedError, OSError):
+            return False
 
     def _interrupted(self, now_ms: int) -> list[Event]:
         """Conversions that ran when the process ended."""

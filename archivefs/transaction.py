@@ -85,6 +85,7 @@ class Savepoint(NamedTuple):
 
     segments: Mark
     events: int
+    dictionaries: int
     overlay: dict[str, tuple[Status, int]]
 
 
@@ -95,6 +96,7 @@ class Transaction:
         self.config = config
         self.now_ms = now_ms
         self.events: list[Event] = []
+        self.dictionaries: list[Dictionary] = []
         self._store = store
         self._reader = reader
         self._ids = ids
@@ -103,12 +105,15 @@ class Transaction:
 
     def savepoint(self) -> Savepoint:
         """Where to come back to with ``rollback``."""
-        return Savepoint(self._store.mark(), len(self.events), dict(self._overlay))
+        made = len(self.dictionaries)
+        return Savepoint(self._store.mark(), len(self.events), made, dict(self._overlay))
 
     def rollback(self, to: Savepoint) -> None:
         """Forget what was done since the savepoint."""
         self._store.rollback(to.segments)
         del self.events[to.events :]
+        while len(self.dictionaries) > to.dictionaries:
+            self._store.drop_dictionary(self.dictionaries.pop().name)
         self._overlay = to.overlay
 
     def new_id(self, sha256: str) -> tuple[str, int]:
@@ -167,11 +172,8 @@ class Transaction:
 
     def save_dictionary(self, converter: str, data: bytes) -> Dictionary:
         """Write a dictionary under the next name of the converter. Raises ``ArchiveError``."""
-        numbers = {row.number for row in self._reader.dictionaries()}
-        count = sum(row.converter == converter for row in self._reader.dictionaries())
-        made = self._store.save_dictionary(f"{converter}-{count + 1}", data)
-        if made.number in numbers:
-            raise ArchiveError(f"there is a dictionary with the number {made.number} already")
+        made = self._store.save_dictionary(converter, data)
+        self.dictionaries.append(made)
         return made
 
     def new_segment(self, base: str) -> str:
@@ -189,9 +191,15 @@ class Transaction:
         found = (each for each in self._reader.contents(entry.n) if (each.attempt, each.ordinal) == key)
         return next((each.location for each in found), None)
 
-    def is_used(self, segment: str) -> bool:
-        """Whether an entry needs a record of that segment."""
-        return bool(self._reader.records(segment))
+    def drop_segment(self, segment: str) -> None:
+        """Remove the file of a segment that no event names. Raises ``ArchiveError``, ``OSError``."""
+        if self.is_needed(segment):
+            raise ArchiveError(f"content/{segment} is needed")
+        self._store.drop_segment(segment)
+
+    def is_needed(self, segment: str) -> bool:
+        """Whether a content belongs into that segment."""
+        return self._reader.is_needed(segment)
 
     def append(self, converter: str, kind: str, day: str, header: RecordHeader, content: Encoded) -> Location:
         """Write a record into the day's segment of ``kind`` (sources, reports)."""

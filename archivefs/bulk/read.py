@@ -15,7 +15,7 @@ from archivefs.bulk.walk import Found, LeftOut, Opener, SourceError, Why, reason
 from archivefs.catalog.reader import Reader
 from archivefs.errors import CaptureFailedError
 from archivefs.operations import clamped
-from archivefs.store.dictionaries import Dictionaries
+from archivefs.store.dictionaries import read
 from archivefs.store.frames import FRAME_BYTES, Encoded, encode_bytes, encode_file
 
 TRIES, PAUSE_SECONDS = 4, 0.1
@@ -69,11 +69,10 @@ class Taker:
     def __init__(self, how: How, *, large: bool = True) -> None:
         """Without ``large``, what has more than one frame is left to another.
 
-        Raises ``CatalogError``, ``ContentDamagedError`` of a dictionary.
+        Raises ``CatalogError``, ``DictionaryError``.
         """
         self._how = how
-        known = Dictionaries(how.dictionaries)
-        self._dictionary = known.by_name(how.dictionary) if how.dictionary else None
+        self._dictionary = read(how.dictionaries, how.dictionary, "") if how.dictionary else None
         self._large = large
         self._lock = threading.Lock()
         self._reader = Reader.open(Path(how.catalog)) if how.catalog else None

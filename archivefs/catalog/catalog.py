@@ -210,12 +210,12 @@ class Catalog:
                 return self._decided(event.id, Status.REJECTED, event.reason, 0, event.seq)
             case DictionaryTrained():
                 self.db.execute(
-                    "INSERT INTO dictionaries VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    "INSERT INTO dictionaries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (event.number, event.name, event.converter, event.content, event.samples, event.size,
-                     event.sha256, event.seq),
+                     event.sha256, event.day, event.seq),
                 )  # fmt: skip
             case Repacked():
-                self._repacked(event)
+                return self._repacked(event)
             case SegmentsRemoved():
                 self._gone(event.segments)
             case Created():
@@ -345,7 +345,8 @@ class Catalog:
 
     # -- places ----------------------------------------------------------------------------------------
 
-    def _repacked(self, event: Repacked) -> None:
+    def _repacked(self, event: Repacked) -> list[Change]:
+        changes = []
         for move in event.moves:
             place = (self._segment_id(_place(event.segment, move)), *msgspec.structs.astuple(move)[3:])
             if move.attempt:
@@ -356,15 +357,21 @@ class Catalog:
                 )
                 continue
             row = self.db.execute(
-                "SELECT converter_id, day, status, length FROM entries WHERE id = ?", (move.id,)
+                "SELECT n, converter_id, day, status, length FROM entries WHERE id = ?", (move.id,)
             ).get
+            if row is None:
+                continue
+            n, converter_id, day, number, length = row
             self.db.execute(
-                "UPDATE entries SET segment_id = ?, offset = ?, header = ?, stored = ?, length = ?"
-                " WHERE id = ?",
-                (*place, move.id),
+                "UPDATE entries SET segment_id = ?, offset = ?, header = ?, stored = ?, length = ?,"
+                " changed_seq = ? WHERE n = ?",
+                (*place, event.seq, n),
             )
-            self._count(row[0], row[1], STATUSES[row[2]], 0, 0, move.length - row[3])
+            status = STATUSES[number]
+            self._count(converter_id, day, status, 0, 0, move.length - length)
+            changes.append(Change(n, move.id, converter_id, day, status, status))
         self.db.execute("UPDATE segments SET packed = end_bytes WHERE name = ?", (event.segment,))
+        return changes
 
     def _gone(self, segments: Sequence[str]) -> None:
         for name in segments:

@@ -115,6 +115,7 @@ class DictionaryRow(NamedTuple):
     samples: int
     size: int
     sha256: str
+    day: str
     seq: int
 
 
@@ -415,9 +416,17 @@ class Reader:
         )
         return [Record(*row) for row in rows]
 
-    def content_size(self, segment: str) -> int:
-        """The sum of the contents whose records a segment holds."""
-        return sum(record.size for record in self.records(segment))
+    def is_needed(self, segment: str) -> bool:
+        """Whether a content belongs there; also one that is lost, for its file may be put back."""
+        number = self.db.execute("SELECT segment_id FROM segments WHERE name = ?", (segment,)).get
+        place = self.place_of(segment)
+        here = "converter_id = ?2 AND day = ?3 AND" if place else ""
+        found = self.db.execute(
+            f"SELECT EXISTS (SELECT 1 FROM entries WHERE {here} segment_id = ?1)"
+            f" OR EXISTS (SELECT 1 FROM entries JOIN contents c USING (n) WHERE {here} c.segment_id = ?1)",
+            (number, *(place or ())),
+        ).get
+        return bool(found)
 
     def place_of(self, segment: str) -> tuple[int, int] | None:
         """``(converter_id, day)`` of a segment by its name, None where the name does not say."""

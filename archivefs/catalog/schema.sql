@@ -24,11 +24,12 @@ CREATE TABLE segments (
 CREATE TABLE dictionaries (
     number    INTEGER PRIMARY KEY,  -- what frames name that need it
     name      TEXT NOT NULL UNIQUE, -- dictionaries/NAME.zdict
-    converter TEXT NOT NULL,
-    content   TEXT NOT NULL,        -- sources, reports; the newest of a converter and content is in use
-    samples   INTEGER NOT NULL,     -- how many contents it was made of
-    size      INTEGER NOT NULL,     -- of the file
-    sha256    TEXT NOT NULL,        -- of the file
+    converter TEXT NOT NULL,        -- whose contents it is for
+    content   TEXT NOT NULL,        -- sources, reports; the newest of a converter and content without a day is in use
+    samples   INTEGER NOT NULL,     -- how many contents it was made of, 0 where nobody knows
+    size      INTEGER NOT NULL,     -- of the file, 0 where nobody knows
+    sha256    TEXT NOT NULL,        -- of the file, '' where nobody knows
+    day       TEXT NOT NULL,        -- YYYY-MM-DD: made for a repack of that day alone; '' else
     seq       INTEGER NOT NULL      -- journal line that says so
 ) STRICT;
 

@@ -40,6 +40,7 @@ from archivefs.errors import CaptureFailedError, IncompleteError, InvalidNameErr
 from archivefs.events import Actor
 from archivefs.fs import mounts
 from archivefs.jobs import dictionaries
+from archivefs.operations import AddDictionary
 from archivefs.packing import SOURCES
 
 TOLD = 100
@@ -133,10 +134,11 @@ def import_(
 
 def _run(bulk: Bulk, archive: Archive, converter: str, things: Things) -> None:
     """Capture all; where there is no dictionary yet, the first files make one for the others."""
-    waiting = iter(things)
+    waiting, tried = iter(things), dict[tuple[str, str], int]()
     if archive.packing.dictionary(converter, SOURCES) is None:
         bulk.run(itertools.islice(waiting, 2 * dictionaries.SAMPLES))
-        dictionaries.train_missing(archive, archive.commit_one)
+        while (made := dictionaries.train_next(archive, tried)) is not None:
+            archive.commit_one(AddDictionary(made.converter, made.content, made.data, made.samples))
     bulk.run(waiting)
 
 

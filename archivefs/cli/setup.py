@@ -44,7 +44,7 @@ def _rebuild_from_segments(root: Path, *, as_json: bool) -> None:
     rescue = from_segments_module.rebuild_from_segments(root)
     if as_json:
         print_json({"entries": rescue.entries, "records": rescue.records, "strays": rescue.strays,
-                    "damaged": rescue.damaged, "backup": rescue.backup,
+                    "damaged": rescue.damaged, "dictionaries": rescue.dictionaries, "backup": rescue.backup,
                     "lost": from_segments_module.LOST})  # fmt: skip
         return
     click.echo(f"{rescue.entries} entries came back from {rescue.records} records; what cannot come back:")
@@ -54,4 +54,6 @@ def _rebuild_from_segments(root: Path, *, as_json: bool) -> None:
         click.echo(f"  - {stray} belongs to no source that was found")
     for stretch in rescue.damaged:
         click.echo(f"  - {stretch} are damaged, what was in them is lost")
+    for dictionary in rescue.dictionaries:
+        click.echo(f"  - {dictionary}; until it is put back, what was compressed with it cannot be read")
     click.echo(f"the former journal and catalog are in {root / 'quarantine' / rescue.backup}")

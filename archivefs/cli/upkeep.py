@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import click
+import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
@@ -15,7 +16,7 @@ from archivefs.query import parse
 
 
 @click.command()
-@click.argument("query", nargs=-1, metavar="[QUERY]...")
+@click.argument("query", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--all", "everything", is_flag=True, help="Today's files as well, not only finished days.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be repacked.")
 @with_archive
@@ -23,11 +24,11 @@ from archivefs.query import parse
 def repack(root: Path, query: tuple[str, ...], everything: bool, dry_run: bool, as_json: bool) -> None:
     """Write the records of finished days again, as small as possible; their content stays byte for byte.
 
-    QUERY chooses days and converters: those of which it selects an entry. Each new file is read back and
-    compared with every SHA-256 before the old ones go. Stopped at any moment, nothing is lost, and the next
-    repack goes on.
+    KEY=VALUE chooses days and converters as in ls: those of which it selects an entry. Each new file is read
+    back and compared with every SHA-256 before the old ones go. Stopped at any moment, nothing is lost, and
+    the next repack goes on.
     """
-    failed: ArchiveError | OSError | None = None
+    failed = 0
     with Archive(root) as archive:
         chosen = parse(list(query), archive.zone) if query else None
         groups = repacking.groups(archive, chosen, everything=everything)
@@ -39,8 +40,7 @@ def repack(root: Path, query: tuple[str, ...], everything: bool, dry_run: bool, 
         columns = ("{task.description}", BarColumn(), DownloadColumn(), TimeRemainingColumn())
         disable = as_json or not terminal.is_terminal
         with Progress(*columns, console=terminal, transient=True, disable=disable) as bar:
-            total = sum(archive.reader.content_size(name) for group in groups for name in group.segments)
-            task = bar.add_task("repack", total=total)
+            task = bar.add_task("repack", total=sum(group.content_bytes for group in groups))
             for group in groups:
                 bar.update(task, description=group.base)
                 try:
@@ -48,20 +48,31 @@ def repack(root: Path, query: tuple[str, ...], everything: bool, dry_run: bool, 
                         archive, group, archive.commit_one, lambda size: bar.advance(task, size)
                     )
                 except (ArchiveError, OSError) as error:
-                    failed = error
-                    click.echo(f"archivefs: {group.base} stays as it is: {error}", err=True)
+                    failed = _say_failed(group, error, as_json=as_json)
                     continue
                 _say(group, result, as_json=as_json)
-    if failed is not None:
-        raise click.exceptions.Exit(failed.exit_code if isinstance(failed, ArchiveError) else 1)
+    if failed:
+        raise click.exceptions.Exit(failed)
 
 
 def _say(group: Group, result: Result | None, *, as_json: bool) -> None:
+    segments = [*group.segments, *group.unused]
     if as_json:
-        facts = {"segments": group.segments, "bytes_before": group.size}
+        facts = {"group": group.base, "segments": segments, "bytes_before": group.size}
         print_json(facts | ({"records": result.records, "bytes_after": result.after} if result else {}))
     elif result is None:
-        click.echo(f"{group.base}: {size_text(group.size)} in {len(group.segments)} files")
+        click.echo(f"{group.base}: {group.records} records, {size_text(group.size)} in {len(segments)} files")
     else:
         before, after = size_text(result.before), size_text(result.after)
         click.echo(f"{group.base}: {result.records} records, {after} instead of {before}")
+
+
+def _say_failed(group: Group, error: ArchiveError | OSError, *, as_json: bool) -> int:
+    """Say why a group was left; returns the exit code for that."""
+    code = error.exit_code if isinstance(error, ArchiveError) else 1
+    if as_json:
+        said = {"group": group.base, "error": str(error), "exit_code": code}
+        click.echo(msgspec.json.encode(said).decode(), err=True)
+    else:
+        click.echo(f"archivefs: {group.base} is not repacked: {error}", err=True)
+    return code

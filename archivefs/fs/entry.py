@@ -1,7 +1,8 @@
 """An entry as a directory: the source under its name, what is known about it, its reports and attempts."""
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 from archivefs import describe, names
 from archivefs.archive import Archive
@@ -38,6 +39,7 @@ class ContentFile(File):
         cache: FrameCache,
         ino: int,
         place: Location,
+        locate: Callable[[], Location],
         size: int,
         mtime_ns: int,
         facts: Mapping[bytes, bytes] | None = None,
@@ -46,6 +48,7 @@ class ContentFile(File):
         self.ino = ino
         self._cache = cache
         self._place = place
+        self._locate = locate
         self._size = size
         self._mtime_ns = mtime_ns
         self._facts = {} if facts is None else facts  # asked whether it is empty, it would be made
@@ -65,7 +68,7 @@ class ContentFile(File):
 
     def open(self) -> Handle:
         """Read through the shared cache of frames."""
-        return ContentHandle(self._cache, self._place, self._size)
+        return ContentHandle(self._cache, self._place, self._size, self._locate)
 
 
 class TextFile(File):
@@ -134,7 +137,14 @@ class EntryNodes:
         ino = inodes.entry_part(Kind.FILE, entry.n, 0, Slot.SOURCE)
         place = self.archive.reader.location(entry)
         facts = describe.LazyXattrs(self.archive, entry)
-        return ContentFile(self.cache, ino, place, entry.size, entry.mtime_ns, facts, while_in(entry.status))
+        return ContentFile(
+            self.cache, ino, place, partial(self._source_place, entry.n), entry.size, entry.mtime_ns, facts,
+            while_in(entry.status),
+        )  # fmt: skip
+
+    def _source_place(self, n: int) -> Location:
+        """Where the source of an entry lies now."""
+        return self.archive.reader.location(self.row(n))
 
     def entry_json(self, entry: Entry) -> TextFile:
         """All that is known about an entry."""
@@ -157,7 +167,15 @@ class EntryNodes:
             return None
         slot = Slot.REPORT + stored.ordinal if stored.ordinal else Slot.LOG
         ino = inodes.entry_part(Kind.FILE, stored.n, stored.attempt, slot)
-        return ContentFile(self.cache, ino, stored.location, stored.size, mtime_ns, known=known)
+        locate = partial(self._stored_place, stored)
+        return ContentFile(self.cache, ino, stored.location, locate, stored.size, mtime_ns, known=known)
+
+    def _stored_place(self, stored: Stored) -> Location:
+        """Where a report or log lies now. Raises ``UnknownEntryError`` where it is kept no more."""
+        for each in self.archive.reader.contents(stored.n):
+            if (each.attempt, each.ordinal) == (stored.attempt, stored.ordinal) and each.location is not None:
+                return each.location
+        raise UnknownEntryError(f"{stored.name} of attempt {stored.attempt} is not kept any more")
 
 
 class _NamedDir(Directory):

@@ -2,10 +2,11 @@
 
 import contextlib
 from collections import OrderedDict
+from collections.abc import Callable
 
 import trio
 
-from archivefs.errors import ContentDamagedError
+from archivefs.errors import ContentDamagedError, SegmentMissingError
 from archivefs.events import Location
 from archivefs.fs.node import Handle
 from archivefs.store.content import ContentReader
@@ -104,12 +105,13 @@ class FrameCache:
 
 
 class ContentHandle(Handle):
-    """An archived content open for reading."""
+    """An archived content open for reading; ``locate`` says where it is now, for a repack may move it."""
 
-    def __init__(self, cache: FrameCache, place: Location, size: int) -> None:
+    def __init__(self, cache: FrameCache, place: Location, size: int, locate: Callable[[], Location]) -> None:
         self._cache = cache
         self._place = place
         self._size = size
+        self._locate = locate
         self._next = 0
 
     async def read(self, offset: int, size: int) -> bytes:
@@ -125,7 +127,18 @@ class ContentHandle(Handle):
                 for ahead in range(1, AHEAD + 1):
                     self._cache.load_ahead(self._place, self._size, index + ahead)
             take = min(end - offset, frame_size(self._size, index) - skip)
-            frame = await self._cache.frame(self._place, self._size, index)
+            frame = await self._frame(index)
             pieces.append(frame if take == len(frame) else frame[skip : skip + take])
             offset += take
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def _frame(self, index: int) -> bytes:
+        """A frame from where the content is; from its new place where a repack has removed the segment."""
+        while True:
+            try:
+                return await self._cache.frame(self._place, self._size, index)
+            except SegmentMissingError:
+                place = self._locate()
+                if place == self._place:
+                    raise
+                self._place = place

@@ -4,17 +4,15 @@ A dictionary is made once a converter has enough small sources (or reports), and
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from archivefs.archive import Archive
-from archivefs.errors import ContentDamagedError
-from archivefs.operations import AddDictionary
+from archivefs.errors import ContentDamagedError, DictionaryError
 from archivefs.packing import REPORTS, SOURCES
 from archivefs.store import dictionaries
 from archivefs.store.dictionaries import Dictionary
 from archivefs.store.frames import DICTIONARY_BYTES, encode_bytes
-from archivefs.transaction import Operation
 
 log = logging.getLogger(__name__)
 
@@ -28,21 +26,26 @@ SAVES = 0.1
 TESTED = 5
 """Every fifth sample is set aside to see what the dictionary saves."""
 LEVEL = 19
+CANDIDATES = 5
+"""So many of a converter's newest dictionaries are tried on the contents of a day."""
 
 
 class Trained(NamedTuple):
-    """A dictionary that is worth having; ``saves`` is the share by which it makes contents smaller."""
+    """A dictionary that is worth having; ``saves_bytes``: by how much it makes a content smaller, on average.
+
+    The number within ``data`` is that of a draft; it gets its own when it is kept.
+    """
 
     converter: str
     content: str
     data: bytes
     samples: int
-    saves: float
+    saves_bytes: float
 
 
 def missing(archive: Archive) -> list[tuple[str, str]]:
     """``(converter, content)`` that have no dictionary and enough entries for one."""
-    have = {(row.converter, row.content) for row in archive.reader.dictionaries()}
+    have = {(row.converter, row.content) for row in archive.reader.dictionaries() if not row.day}
     entries = dict[str, int]()
     for total in archive.reader.totals():
         entries[total.converter] = entries.get(total.converter, 0) + total.entries
@@ -74,23 +77,21 @@ def samples(
 def best(
     archive: Archive, converter: str, content: str, given: Sequence[bytes], level: int
 ) -> Dictionary | None:
-    """The dictionary of a converter with which these contents are smallest; None where there is none."""
-    found = [
-        archive.content.dictionaries.by_name(row.name)
-        for row in archive.reader.dictionaries()
-        if (row.converter, row.content) == (converter, content)
-    ]
+    """The dictionary of a converter with which these contents are smallest; None where none is better."""
+    rows = archive.reader.dictionaries()
+    theirs = [row for row in rows if (row.converter, row.content) == (converter, content)]
+    found: list[Dictionary | None] = [None]
+    for row in theirs[-CANDIDATES:]:
+        try:
+            found.append(archive.content.dictionaries.by_number(row.number))
+        except DictionaryError as error:
+            log.warning("%s; it is not used", error)
     tested = given[::TESTED]
-    return min(found, key=lambda each: _cost(tested, level, each), default=None)
+    return min(found, key=lambda each: _cost(tested, level, each)) if tested else None
 
 
 def train(
-    archive: Archive,
-    converter: str,
-    content: str,
-    given: Sequence[bytes],
-    present: Dictionary | None,
-    level: int,
+    converter: str, content: str, given: Sequence[bytes], present: Dictionary | None, level: int
 ) -> Trained | None:
     """Make a dictionary of the samples; None where it is hardly better than the one at present.
 
@@ -99,17 +100,17 @@ def train(
     learned = [sample for index, sample in enumerate(given) if index % TESTED]
     tested = given[::TESTED]
     size = min(SIZE_BYTES, sum(map(len, learned)) // 10)
-    number = max((row.number + 1 for row in archive.reader.dictionaries()), default=dictionaries.FIRST_NUMBER)
     try:
-        data = dictionaries.train(learned, size, number, LEVEL)
+        data = dictionaries.train(learned, size, LEVEL)
     except ValueError as error:
         log.info("%s of %s: %s", content, converter, error)
         return None
     before = _cost(tested, level, present)
-    after = _cost(tested, level, Dictionary("candidate", data))
-    saves = 1 - after / max(before, 1)
-    log.info("a dictionary for the %s of %s saves %.0f %%", content, converter, 100 * saves)
-    return Trained(converter, content, data, len(given), saves) if saves >= SAVES else None
+    saves = before - _cost(tested, level, Dictionary("candidate", data))
+    log.info("a dictionary for the %s of %s saves %.0f %%", content, converter, 100 * saves / max(before, 1))
+    if saves < SAVES * before:
+        return None
+    return Trained(converter, content, data, len(given), saves / len(tested))
 
 
 def _cost(contents: Sequence[bytes], level: int, dictionary: Dictionary | None) -> int:
@@ -117,18 +118,18 @@ def _cost(contents: Sequence[bytes], level: int, dictionary: Dictionary | None) 
     return sum(encode_bytes(content, level, dictionary).stored for content in contents)
 
 
-def train_missing(archive: Archive, commit: Callable[[Operation[str]], str]) -> list[str]:
-    """Make the dictionaries that are worth having and are not there; returns their names.
+def train_next(archive: Archive, tried: dict[tuple[str, str], int]) -> Trained | None:
+    """The next dictionary that is missing and worth having.
 
-    Blocks for seconds for each. ``commit`` commits an operation, or raises what undid it.
+    ``tried`` says with how many samples one was not; it is tried again with twice as many. Takes seconds.
     """
-    names = []
     for converter, content in missing(archive):
         given = samples(archive, converter, content)
-        if len(given) < SAMPLES:
+        if len(given) < max(SAMPLES, 2 * tried.get((converter, content), 0)):
             continue
+        tried[converter, content] = len(given)
         level = archive.converter_config(converter).compression_level
-        trained = train(archive, converter, content, given, None, level)
+        trained = train(converter, content, given, None, level)
         if trained is not None:
-            names.append(commit(AddDictionary(converter, content, trained.data, trained.samples)))
-    return names
+            return trained
+    return None

@@ -6,8 +6,9 @@ every SHA-256; then it gets its name, the journal says where the records stand, 
 
 import contextlib
 import os
+import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,17 +16,19 @@ from typing import Any, NamedTuple
 import msgspec
 
 from archivefs.archive import Archive
+from archivefs.catalog.catalog import day_text
 from archivefs.catalog.reader import Record
-from archivefs.errors import ContentDamagedError
+from archivefs.errors import ArchiveError, ContentDamagedError, SegmentMissingError
 from archivefs.events import Location, Move
 from archivefs.jobs import dictionaries
-from archivefs.operations import AddDictionary, MoveRecords, NewSegment, RemoveSegments
+from archivefs.operations import AddDictionary, DropSegment, MoveRecords, NewSegment, RemoveSegments
 from archivefs.query import Query
 from archivefs.store import recovery
 from archivefs.store.dictionaries import Dictionary
 from archivefs.store.durable import sync_dir
 from archivefs.store.frames import Encoded, RecordHeader, encode_pieces
 from archivefs.store.segment import SegmentWriter, scan
+from archivefs.store.store import split_name
 from archivefs.transaction import Operation
 
 LEVEL = 19
@@ -33,21 +36,31 @@ LEVEL = 19
 THREADS = os.cpu_count() or 1
 FEW = 50
 """With fewer small contents in a day, no new dictionary is thought of."""
+MOVES = 2000
+"""Records in one event: a line of about 150 kB, and 0.1 s in which nothing else is committed."""
 
 Commit = Callable[[Operation[Any]], Any]
 """Commits one operation and returns what it made, or raises what undid it."""
 Progress = Callable[[int], None]
 """Called with the bytes of sources and reports that were written again since the last call."""
+_Moved = list[tuple[Location, Move]]
+"""The former place of each record, and what the journal will say of it."""
 
 
 class Group(NamedTuple):
-    """The segments of a converter's day that become one. ``size``: their bytes on the disk."""
+    """The segments of a converter's day that become one, with so many records of so many bytes of content.
+
+    ``unused``: segments of that day in which nothing is needed any more. ``size``: bytes of all on the disk.
+    """
 
     base: str
     converter: str
     content: str
     day: int
     segments: list[str]
+    unused: list[str]
+    records: int
+    content_bytes: int
     size: int
 
 
@@ -76,10 +89,25 @@ def groups(archive: Archive, query: Query | None, *, everything: bool) -> list[G
             continue
         if (wanted is not None and place not in wanted) or (len(names) == 1 and names[0] in packed):
             continue
-        size = sum(_size(archive.root / "content" / name) for name in names)
-        converter, _, content = base.rpartition("/")[2].rpartition(".")
-        result.append(Group(base, converter, content, place[1], sorted(names), size))
+        group = _group(archive, base, place[1], sorted(names, key=split_name), packed)
+        if group.segments or group.unused:
+            result.append(group)
     return sorted(result, key=lambda group: (group.day, group.base))
+
+
+def _group(archive: Archive, base: str, day: int, names: list[str], packed: set[str]) -> Group:
+    records = {name: archive.reader.records(name) for name in names}
+    segments = [name for name in names if records[name]]
+    if len(segments) == 1 and segments[0] in packed:
+        segments = []
+    unused = [name for name in names if not archive.reader.is_needed(name)]
+    converter, _, content = base.rpartition("/")[2].rpartition(".")
+    return Group(
+        base, converter, content, day, segments, unused,
+        records=sum(len(records[name]) for name in segments),
+        content_bytes=sum(record.size for name in segments for record in records[name]),
+        size=sum(_size(archive.root / "content" / name) for name in (*segments, *unused)),
+    )  # fmt: skip
 
 
 def _size(path: Path) -> int:
@@ -93,27 +121,18 @@ def repack(archive: Archive, group: Group, commit: Commit, progress: Progress = 
     """Write the records of a group into one new segment and remove the old ones. Blocks.
 
     Raises ``ContentDamagedError`` where a record is not what was written, ``OSError``, ``ArchiveError``; then
-    everything is as before.
+    every record is where it was or, if the journal says so, in the new segment, and the next repack goes on.
     """
-    content_dir = archive.root / "content"
-    dictionary = _dictionary(archive, group, commit)
-    target = commit(NewSegment(group.base))
-    draft = f"{target}{recovery.REPACKING}"
-    try:
-        moves = _write(archive, group, draft, dictionary, progress)
-        (content_dir / draft).rename(content_dir / target)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            (content_dir / draft).unlink()
-        raise
-    sync_dir((content_dir / target).parent)
-    after = _size(content_dir / target)
-    commit(MoveRecords(target, moves))
-    gone = commit(RemoveSegments(group.segments))
-    recovery.remove_gone(content_dir, gone)
-    for name in gone:
+    records = after = 0
+    if group.segments:
+        dictionary = _dictionary(archive, group, commit)
+        target = commit(NewSegment(group.base))
+        moved = _make(archive, group, target, dictionary, progress)
+        records, after = len(moved), _size(archive.root / "content" / target)
+        _move(archive, target, moved, commit)
+    for name in commit(RemoveSegments([*group.segments, *group.unused])):
         archive.content.forget(name)
-    return Result(len(moves), group.size, after)
+    return Result(records, group.size, after)
 
 
 def _dictionary(archive: Archive, group: Group, commit: Commit) -> Dictionary | None:
@@ -122,14 +141,55 @@ def _dictionary(archive: Archive, group: Group, commit: Commit) -> Dictionary | 
     best = dictionaries.best(archive, group.converter, group.content, given, LEVEL)
     if len(given) < FEW:
         return best
-    trained = dictionaries.train(archive, group.converter, group.content, given, best, LEVEL)
-    if trained is None:
+    trained = dictionaries.train(group.converter, group.content, given, best, LEVEL)
+    if trained is None or trained.saves_bytes * group.records < 2 * len(trained.data):
         return best
-    saved = trained.saves * group.size
-    if saved < 2 * len(trained.data):
-        return best
-    name = commit(AddDictionary(trained.converter, trained.content, trained.data, trained.samples))
-    return archive.content.dictionaries.by_name(name)
+    day = "" if _is_newest(archive, group) else day_text(group.day)
+    number = commit(AddDictionary(trained.converter, trained.content, trained.data, trained.samples, day))
+    return archive.content.dictionaries.by_number(number)
+
+
+def _is_newest(archive: Archive, group: Group) -> bool:
+    """Whether what comes now is likely to be like this day: it is the converter's last that is finished."""
+    number, today = archive.reader.converter_id(group.converter) or 0, archive.today()
+    days = archive.reader.groups("day", {"converter_id": (number, number), "day": (0, today - 1)})
+    return group.day >= max(days, default=0)
+
+
+# -- the new segment ---------------------------------------------------------------------------------------
+
+
+def _make(
+    archive: Archive, group: Group, target: str, dictionary: Dictionary | None, progress: Progress
+) -> _Moved:
+    """Write, sync and check the new segment, then give it its name."""
+    content_dir = archive.root / "content"
+    draft = f"{target}{recovery.REPACKING}"
+    try:
+        moved = _write(archive, group, draft, dictionary, progress)
+        _check(archive, draft, moved)
+        (content_dir / draft).rename(content_dir / target)
+        sync_dir((content_dir / target).parent)
+    except BaseException:
+        for name in (draft, target):
+            with contextlib.suppress(OSError):
+                (content_dir / name).unlink()
+        raise
+    finally:
+        archive.content.forget(draft)
+    return moved
+
+
+def _move(archive: Archive, target: str, moved: _Moved, commit: Commit) -> None:
+    """Say in the journal where the records stand now."""
+    for start in range(0, len(moved), MOVES):
+        try:
+            commit(MoveRecords(target, moved[start : start + MOVES]))
+        except ArchiveError:
+            if start == 0:
+                with contextlib.suppress(ArchiveError, OSError):
+                    commit(DropSegment(target))
+            raise
 
 
 class _Piece(NamedTuple):
@@ -143,67 +203,94 @@ class _Piece(NamedTuple):
 
 def _write(
     archive: Archive, group: Group, draft: str, dictionary: Dictionary | None, progress: Progress
-) -> list[tuple[Location, Move]]:
-    """Write, sync and check the new segment; returns the old place and the move of each record."""
-    content_dir = archive.root / "content"
-    with contextlib.suppress(FileNotFoundError):
-        (content_dir / draft).unlink()
-    writer = SegmentWriter(content_dir, draft, dictionary.name if dictionary else "")
-    moves, written = list[tuple[Location, Move]](), list[tuple[Location, Record]]()
+) -> _Moved:
+    """Write and sync the new segment."""
+    moved: _Moved = []
+    writer = SegmentWriter(archive.root / "content", draft, dictionary.name if dictionary else "")
     try:
-        for piece in _encoded(archive, group, dictionary):
-            record = piece.record
-            with piece.content.result() as content:
-                if content.sha256 != record.sha256:
-                    raise ContentDamagedError(
-                        f"content/{piece.place.segment} at {record.offset}: another SHA-256"
-                    )
-                new = writer.append(piece.header, content)
-            written.append((new, record))
-            move = Move(record.id, record.attempt, record.ordinal, *msgspec.structs.astuple(new)[1:])
-            moves.append((piece.place, move))
-            progress(record.size)
+        with contextlib.closing(_encoded(archive, group, dictionary)) as pieces:
+            for record, header, place, encoding in pieces:
+                with encoding.result() as content:
+                    if content.sha256 != record.sha256:
+                        raise ContentDamagedError(
+                            f"content/{place.segment} at {place.offset}: the content's SHA-256 is another"
+                        )
+                    new = writer.append(header, content)
+                move = Move(record.id, record.attempt, record.ordinal, *msgspec.structs.astuple(new)[1:])
+                moved.append((place, move))
+                progress(record.size)
         writer.sync()
     finally:
         writer.close()
-    _check(archive, draft, written)
-    return moves
+    return moved
 
 
-def _encoded(archive: Archive, group: Group, dictionary: Dictionary | None) -> Iterator[_Piece]:
+def _encoded(archive: Archive, group: Group, dictionary: Dictionary | None) -> Generator[_Piece, None, None]:
     """The records of the group in their order, compressed by several threads a little ahead."""
     waiting: deque[_Piece] = deque()
-    with ThreadPoolExecutor(THREADS) as pool:
+    stop = threading.Event()
+    pool = ThreadPoolExecutor(THREADS)
+    try:
         for name in group.segments:
-            path = archive.root / "content" / name
-            for record in archive.reader.records(name):
-                found = next(scan(path, name, record.offset), None)
-                if found is None or found.header.sha256 != record.sha256:
-                    raise ContentDamagedError(f"content/{name} at {record.offset}: the record is damaged")
-                content = pool.submit(_encode, archive, found.location, record.size, dictionary)
-                waiting.append(_Piece(record, found.header, found.location, content))
+            for record, header, place in _found(archive, name):
+                content = pool.submit(_encode, archive, place, record.size, dictionary, stop)
+                waiting.append(_Piece(record, header, place, content))
                 if len(waiting) > 2 * THREADS:
                     yield waiting.popleft()
         while waiting:
             yield waiting.popleft()
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+        for piece in waiting:
+            if not piece.content.cancelled() and piece.content.exception() is None:
+                piece.content.result().close()
 
 
-def _encode(archive: Archive, place: Location, size: int, dictionary: Dictionary | None) -> Encoded:
-    return encode_pieces(archive.content.pieces(place, size), LEVEL, archive.root / "staging", dictionary)
+def _found(archive: Archive, segment: str) -> Iterator[tuple[Record, RecordHeader, Location]]:
+    """The records of a segment as they stand on the disk. Raises ``ContentDamagedError``."""
+    path = archive.root / "content" / segment
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise SegmentMissingError(f"the segment content/{segment} is missing") from None
+    try:
+        for record in archive.reader.records(segment):
+            found = next(scan(path, segment, record.offset, fd), None)
+            if found is None or (found.header.id, found.header.sha256) != (record.id, record.sha256):
+                raise ContentDamagedError(f"content/{segment} at {record.offset}: the record is damaged")
+            yield record, found.header, found.location
+    finally:
+        os.close(fd)
 
 
-def _check(archive: Archive, draft: str, written: list[tuple[Location, Record]]) -> None:
+def _encode(
+    archive: Archive, place: Location, size: int, dictionary: Dictionary | None, stop: threading.Event
+) -> Encoded:
+    pieces = _until(stop, archive.content.pieces(place, size))
+    return encode_pieces(pieces, LEVEL, archive.root / "staging", dictionary)
+
+
+def _until(stop: threading.Event, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The pieces, or the beginning of them when nobody wants them any more."""
+    for piece in pieces:
+        if stop.is_set():
+            return
+        yield piece
+
+
+def _check(archive: Archive, draft: str, moved: _Moved) -> None:
     """Read back from the disk what was written. Raises ``ContentDamagedError``."""
     path = archive.root / "content" / draft
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        found = scan(path, draft, 0, fd)
+        for _, move in moved:
+            there = next(found, None)
+            if there is None or (there.header.id, there.location.offset) != (move.id, move.offset):
+                raise ContentDamagedError(f"content/{draft} at {move.offset} does not read back")
+            if archive.content.sha256(there.location, there.header.size) != there.header.sha256:
+                raise ContentDamagedError(f"content/{draft} at {move.offset}: another content reads back")
     finally:
         os.close(fd)
-    found = scan(path, draft)
-    for place, record in written:
-        there = next(found, None)
-        whole = there is not None and there.location == place and there.header.sha256 == record.sha256
-        if not whole or archive.content.sha256(place, record.size) != record.sha256:
-            raise ContentDamagedError(f"content/{place.segment} at {place.offset} does not read back")
-    archive.content.forget(draft)

@@ -10,7 +10,7 @@ from archivefs.background import run_last
 from archivefs.catalog.catalog import Change
 from archivefs.committer import Committer
 from archivefs.jobs import dictionaries
-from archivefs.jobs.dictionaries import SAMPLES, Trained
+from archivefs.jobs.dictionaries import Trained
 from archivefs.operations import AddDictionary
 
 log = logging.getLogger(__name__)
@@ -52,16 +52,6 @@ class Training:
         return await trio.to_thread.run_sync(run_last, self._look, abandon_on_cancel=True)
 
     def _look(self) -> Trained | None:
-        """What is worth having; a kind for which it was not is tried again when it has twice as much."""
+        """In a thread: with a connection of its own."""
         with Archive.open_as_it_is(self._archive.root) as archive:
-            for converter, content in dictionaries.missing(archive):
-                given = dictionaries.samples(archive, converter, content)
-                key, count = (converter, content), len(given)
-                if count < max(SAMPLES, 2 * self._tried.get(key, 0)):
-                    continue
-                self._tried[key] = count
-                level = archive.converter_config(converter).compression_level
-                trained = dictionaries.train(archive, converter, content, given, None, level)
-                if trained is not None:
-                    return trained
-        return None
+            return dictionaries.train_next(archive, self._tried)

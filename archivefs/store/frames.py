@@ -121,6 +121,18 @@ def decompress(frame: bytes | memoryview, size: int, dictionaries: Dictionaries)
     return content
 
 
+def dictionary_number(frame: bytes) -> int:
+    """The number of the dictionary that a frame needs, 0 for none; its first 18 bytes are enough.
+
+    Raises ``ContentDamagedError``.
+    """
+    try:
+        number: int = zstandard.get_frame_parameters(frame).dict_id
+    except zstandard.ZstdError as error:
+        raise ContentDamagedError(f"a content frame does not begin as one: {error}") from None
+    return number
+
+
 def frame_size(size: int, index: int) -> int:
     """Uncompressed bytes in frame ``index`` of a content of ``size`` bytes."""
     return min(FRAME_BYTES, size - index * FRAME_BYTES)

@@ -3,6 +3,7 @@
 Only bytes behind the last thing the journal knows are touched, and they are kept under quarantine/ first.
 """
 
+import functools
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,6 +17,7 @@ from archivefs.store.store import Store, split_name
 
 REPACKING = ".repack"
 """What the name of a segment ends with that a repack is writing."""
+PIECE_BYTES = 1 << 20
 SCRATCH = "verify-"
 """Folders in staging/ for the time of a verification: ``verify-PID-...``."""
 
@@ -70,23 +72,22 @@ def cut_tail(store: Store, tail: Tail, reason: str) -> TailCut:
     path = store.content_dir / tail.segment
     with path.open("rb") as file:
         file.seek(tail.end)
-        data = file.read()
-    kept = store.keep_aside(f"{tail.segment.replace('/', '_')}.{tail.end}.tail", data)
+        pieces = iter(functools.partial(file.read, PIECE_BYTES), b"")
+        kept = store.keep_aside(f"{tail.segment.replace('/', '_')}.{tail.end}.tail", pieces)
     _truncate(path, tail.end)
-    return TailCut(
-        file=f"content/{tail.segment}", offset=tail.end, bytes=len(data), kept_as=kept, reason=reason
-    )
+    size = (store.quarantine_dir / kept).stat().st_size
+    return TailCut(file=f"content/{tail.segment}", offset=tail.end, bytes=size, kept_as=kept, reason=reason)
 
 
 def drop_copies(store: Store, tail: Tail) -> TailCut:
-    """Cut off a tail of records that are elsewhere, too; returns the event that says so."""
+    """Cut off a tail of records that are elsewhere, too; returns the event that says so, nothing is kept."""
     path = store.content_dir / tail.segment
     if tail.end:
         _truncate(path, tail.end)
     else:
         path.unlink()
         sync_dir(path.parent)
-    reason = "a repack did not finish; the records are in their former place"
+    reason = "a repack was stopped; these records are whole in another segment"
     return TailCut(
         file=f"content/{tail.segment}", offset=tail.end, bytes=tail.size - tail.end, kept_as="", reason=reason
     )
@@ -107,7 +108,7 @@ def cut_journal(store: Store) -> TailCut | None:
     if torn is None:
         return None
     file = str(torn.file.relative_to(store.content_dir.parent))
-    kept = store.keep_aside(f"{file.replace('/', '_')}.{torn.offset}.tail", torn.data)
+    kept = store.keep_aside(f"{file.replace('/', '_')}.{torn.offset}.tail", [torn.data])
     store.journal.cut_torn()
     reason = "the last line was not written whole"
     return TailCut(file=file, offset=torn.offset, bytes=len(torn.data), kept_as=kept, reason=reason)

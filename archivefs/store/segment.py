@@ -23,7 +23,8 @@ from archivefs.store.frames import HEADER_MAGIC, SKIPPABLE, TABLE_MAGIC, Encoded
 class SegmentWriter:
     """One segment open for appending: it ended at ``start`` when opened, the next record goes to ``end``.
 
-    ``dictionary`` is the name of the one that its frames may need. Not thread-safe: only one thread uses it.
+    ``dictionary`` is the name of the one that its frames may need, None where the segment begins with
+    damage, so that nobody can say. Not thread-safe: only one thread uses it.
     """
 
     def __init__(self, content_dir: Path, name: str, dictionary: str) -> None:
@@ -31,17 +32,22 @@ class SegmentWriter:
         self.name = name
         self.dirty = False
         self._fd = open_append(content_dir / name, content_dir)
-        self.start = self.end = self.synced = os.fstat(self._fd).st_size
-        first = first_header(content_dir / name) if self.start else None
-        self.dictionary = dictionary if first is None else first.dictionary
+        try:
+            self.start = self.end = self.synced = os.fstat(self._fd).st_size
+            first = first_header(content_dir / name) if self.start else None
+        except OSError:
+            os.close(self._fd)
+            raise
+        self.dictionary = first.dictionary if first else None if self.start else dictionary
 
     def takes(self, content: Encoded) -> bool:
         """Whether a record of this content may stand in this segment."""
-        return content.dictionary in ("", self.dictionary)
+        return self.dictionary is not None and content.dictionary in ("", self.dictionary)
 
     def append(self, header: RecordHeader, content: Encoded) -> Location:
         """Write one record behind the last. Not durable before ``sync``; on ``OSError`` call ``cut``."""
         start = self.end
+        assert self.dictionary is not None
         header = msgspec.structs.replace(header, stored=content.stored, dictionary=self.dictionary)
         head, check = frames.header_frame(header)
         table = frames.table_frame(check, content.frames)

@@ -10,12 +10,12 @@ import logging
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from archivefs.errors import CaptureFailedError, ReadOnlyError
 from archivefs.events import AnyEvent, Event, Location
-from archivefs.store.dictionaries import Dictionaries, Dictionary
+from archivefs.store.dictionaries import Dictionaries, Dictionary, file_of
 from archivefs.store.durable import make_dirs, replacing
 from archivefs.store.frames import Encoded, RecordHeader
 from archivefs.store.journal import Journal
@@ -30,12 +30,14 @@ Mark = dict[str, int]
 class Store:
     """Segments and journal open for writing. Not thread-safe: one committing thread at a time."""
 
-    def __init__(self, root: Path, clock: Callable[[], int] = time.time_ns) -> None:
+    def __init__(
+        self, root: Path, clock: Callable[[], int] = time.time_ns, dictionaries: Dictionaries | None = None
+    ) -> None:
         """Find the journal's end. Raises ``JournalDamagedError``, ``OSError``."""
         self.content_dir = root / "content"
         self.quarantine_dir = root / "quarantine"
         self.journal = Journal(root / "journal", clock)
-        self.dictionaries = Dictionaries(root / "dictionaries")
+        self.dictionaries = dictionaries or Dictionaries(root / "dictionaries")
         self._writers: OrderedDict[str, SegmentWriter] = OrderedDict()
         self._parts: dict[str, int] = {}
         self._sync_failed = False
@@ -114,13 +116,22 @@ class Store:
         self.failed = reason
         log.critical("%s; the archive is read-only until it is opened again", reason)
 
-    def save_dictionary(self, name: str, data: bytes) -> Dictionary:
-        """Keep a dictionary, durably. Raises ``CaptureFailedError``."""
+    def save_dictionary(self, converter: str, data: bytes) -> Dictionary:
+        """Keep a dictionary of a converter, durably. Raises ``CaptureFailedError``, ``ArchiveError``."""
         self._require_writable()
         try:
-            return self.dictionaries.save(name, data)
+            return self.dictionaries.save(converter, data)
         except OSError as error:
-            raise _failure(f"writing dictionaries/{name}", error) from error
+            raise _failure(f"writing a dictionary for {converter}", error) from error
+
+    def drop_dictionary(self, name: str) -> None:
+        """Take back a dictionary whose event was not written."""
+        if self.failed:  # then nobody knows whether it was
+            return
+        try:
+            self.dictionaries.remove(name)
+        except OSError as error:
+            log.error("%s could not be taken back: %s", file_of(name), error)
 
     def new_segment(self, base: str) -> str:
         """A name behind those that ``base`` has; nothing is appended to any of them from now on."""
@@ -128,8 +139,13 @@ class Store:
         self._parts[base] = part + 1
         return part_name(base, part)
 
-    def keep_aside(self, name: str, data: bytes) -> str:
-        """Keep bytes that were cut off, durably, below quarantine/. Returns the name they got.
+    def drop_segment(self, segment: str) -> None:
+        """Remove the file of a segment that no event names. Raises ``ReadOnlyError``, ``OSError``."""
+        self._require_writable()  # else nobody knows what the journal names
+        (self.content_dir / segment).unlink()
+
+    def keep_aside(self, name: str, pieces: Iterable[bytes]) -> str:
+        """Keep bytes that are cut off, durably, below quarantine/. Returns the name they got.
 
         Raises ``OSError``.
         """
@@ -140,7 +156,7 @@ class Store:
         name = fresh
         make_dirs(self.quarantine_dir)
         with replacing(self.quarantine_dir / name) as out:
-            out.write(data)
+            out.writelines(pieces)
         return name
 
     def close(self) -> None:
@@ -182,11 +198,16 @@ class Store:
         return max(parts, default=1)
 
     def _cut(self, writer: SegmentWriter, end: int) -> None:
+        """Take back what stands behind ``end``. Where that fails, the next record starts a new part.
+
+        The writer stays until the group is durable: records of the group may stand before ``end``.
+        """
         try:
             writer.cut(end)
         except OSError:
             log.exception("content/%s could not be cut back; it is not appended to any more", writer.name)
-            self._close_for_good(writer)
+            base, part = split_name(writer.name)
+            self._parts[base] = max(self._parts[base], part + 1)
 
     def _abandon(self, writer: SegmentWriter) -> None:
         """Never append to this segment again, and cut off what was not synced.
@@ -197,10 +218,6 @@ class Store:
             writer.cut(writer.synced)
         except OSError as error:
             log.error("content/%s could not be cut back: %s", writer.name, error)
-        self._close_for_good(writer)
-
-    def _close_for_good(self, writer: SegmentWriter) -> None:
-        """The next record of its kind starts a new part."""
         base, part = split_name(writer.name)
         self._parts[base] = max(self._parts[base], part + 1)
         self._writers.pop(writer.name).close()

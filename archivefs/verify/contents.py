@@ -6,8 +6,8 @@ free, so all processors work.
 
 import hashlib
 import os
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -15,22 +15,25 @@ from typing import NamedTuple
 from archivefs.archive import Archive
 from archivefs.background import give_way
 from archivefs.catalog.reader import Record
-from archivefs.errors import ContentDamagedError
+from archivefs.errors import ContentDamagedError, DictionaryError
+from archivefs.store import dictionaries as dictionary_files
 from archivefs.store import frames
-from archivefs.store.dictionaries import Dictionaries
+from archivefs.store.dictionaries import Dictionaries, file_of
 from archivefs.store.recovery import segment_names
 from archivefs.store.segment import ScannedRecord, scan
 from archivefs.verify.findings import Finding, Severity
 
 RESTORE = "restore the file from a backup; the entries in it can still be listed"
+RESTORE_DICTIONARY = "restore the file from a backup; without it those contents cannot be read"
 
 
 class SegmentResult(NamedTuple):
-    """What reading one segment gave."""
+    """What reading one segment gave; ``lacking``: how many records need a dictionary that cannot be used."""
 
     records: int
     bytes: int
     findings: list[Finding]
+    lacking: Counter[str]
 
 
 def check_all(
@@ -70,7 +73,7 @@ def check_names(archive: Archive, *, mounted: bool) -> list[Finding]:
         Finding(
             Severity.CRITICAL, "segment-missing", f"content/{name}", "the file is missing", RESTORE,
         )
-        for name in sorted(before - found)
+        for name in sorted((before & known) - found)  # not one that a repack removed meanwhile
     ]  # fmt: skip
     extra = [
         Finding(
@@ -94,14 +97,51 @@ def check_lost(archive: Archive) -> list[Finding]:
     ]  # fmt: skip
 
 
+def check_dictionaries(archive: Archive, lacking: Mapping[str, int], *, mounted: bool) -> list[Finding]:
+    """Files that are missing, not what the journal says, or that it does not know.
+
+    ``lacking``: how many records turned out to need which in vain. While somebody writes, a file that is not
+    known may just have been made.
+    """
+    found, there = list[Finding](), archive.content.dictionaries.names()
+    known = {row.name: row.sha256 for row in archive.reader.dictionaries()}
+    folder = archive.root / "dictionaries"
+    for name in sorted({*known, *lacking}):
+        need = f"{lacking.get(name, 0)} of the records that were read need it"
+        try:
+            dictionary_files.read(folder, name, known.get(name, ""))
+        except DictionaryError as error:
+            if name not in there:
+                what = f"the file is missing; {need}"
+                found.append(
+                    Finding(Severity.CRITICAL, "dictionary-missing", file_of(name), what, RESTORE_DICTIONARY)
+                )
+                continue
+            what = f"{error}; {need}"
+        else:
+            if name not in lacking:
+                continue
+            what = f"it could not be read; {need}"
+        found.append(
+            Finding(Severity.CRITICAL, "dictionary-damaged", file_of(name), what, RESTORE_DICTIONARY)
+        )
+    return found + [
+        Finding(
+            Severity.NOTICE, "dictionary-unknown", file_of(name), "the journal knows nothing of this file",
+            "nothing needs it that is there: archivefs stopped when it had just been made",
+        )
+        for name in sorted(set(there) - known.keys() if not mounted else ())
+    ]  # fmt: skip
+
+
 def _check_segment(
     content_dir: Path, name: str, records: Sequence[Record], dictionaries: Dictionaries, *, tails: bool
 ) -> SegmentResult:
-    path, findings = content_dir / name, list[Finding]()
+    path, findings, lacking = content_dir / name, list[Finding](), Counter[str]()
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
-        return SegmentResult(0, 0, [])
+        return SegmentResult(0, 0, [], Counter())
     try:
         read, end = 0, 0
         for record in records:
@@ -110,7 +150,10 @@ def _check_segment(
                     _finding("record-overlap", name, record, "it overlaps the record before it", RESTORE)
                 )
             end = max(end, record.offset + record.length)
-            findings += check_record(fd, path, name, record, dictionaries)
+            try:
+                findings += check_record(fd, path, name, record, dictionaries)
+            except DictionaryError as error:
+                lacking[error.name] += 1
             read += record.size
         size = os.fstat(fd).st_size
         if tails and records and size > end:
@@ -123,11 +166,14 @@ def _check_segment(
             )  # fmt: skip
     finally:
         os.close(fd)
-    return SegmentResult(len(records), read, findings)
+    return SegmentResult(len(records), read, findings, lacking)
 
 
 def check_record(fd: int, path: Path, name: str, record: Record, dictionaries: Dictionaries) -> list[Finding]:
-    """What is wrong with a record: header, table, every frame's checksum, the SHA-256, the catalog's row."""
+    """What is wrong with a record: header, table, every frame's checksum, the SHA-256, the catalog's row.
+
+    Raises ``DictionaryError`` where the dictionary that its header names is at fault.
+    """
     found: ScannedRecord | None = next(scan(path, name, record.offset, fd), None)
     if found is None or found.location.length != record.length:
         what = "its header or frame table is damaged"
@@ -140,6 +186,8 @@ def check_record(fd: int, path: Path, name: str, record: Record, dictionaries: D
             digest.update(frames.decompress(packed, frames.frame_size(header.size, index), dictionaries))
             at += length
     except (ContentDamagedError, OSError) as error:
+        if isinstance(error, DictionaryError) and error.name and error.name == header.dictionary:
+            raise
         return [_finding("record-damaged", name, record, str(error), RESTORE)]
     if digest.hexdigest() != header.sha256:
         return [_finding("record-damaged", name, record, "its content's SHA-256 is another", RESTORE)]

@@ -4,12 +4,14 @@ Record headers say which source came when, under which name, with which attribut
 belongs to which attempt. What only the journal knew is lost and listed: see ``LOST``.
 """
 
+import hashlib
+import itertools
 import logging
 import shutil
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,22 +20,26 @@ from zoneinfo import ZoneInfo
 from archivefs import __version__, config
 from archivefs import archive as archives
 from archivefs.archive import CATALOG, FORMAT
+from archivefs.errors import ContentDamagedError, DictionaryError
 from archivefs.events import (
     AttemptFinished,
     AttemptStarted,
     Captured,
     Content,
     Created,
+    DictionaryTrained,
     Event,
     Outcome,
     Rebuilt,
     Status,
 )
 from archivefs.operations import IMPORT_REASON
-from archivefs.store import lock
+from archivefs.store import dictionaries, frames, lock
+from archivefs.store.content import ContentReader
+from archivefs.store.dictionaries import Dictionaries
 from archivefs.store.durable import fresh_dir, make_dirs, sync_dir
 from archivefs.store.journal import Journal
-from archivefs.store.recovery import segment_names
+from archivefs.store.recovery import base_of, segment_names
 from archivefs.store.segment import Gap, ScannedRecord, scan_damaged
 
 log = logging.getLogger(__name__)
@@ -47,6 +53,9 @@ LOST = (
 )
 """What cannot come back from segments."""
 BATCH = 1000
+TRIED = 5
+"""With so many records it is tried whether a dictionary is what it was."""
+FRAME_HEADER_BYTES = 18
 UNKNOWN = "rebuilt without the journal: it is not known whether it was converted"
 
 
@@ -60,12 +69,16 @@ class Found:
 
 @dataclass
 class Rescue:
-    """What came back: how many entries; records that belong to none, and stretches that are no records."""
+    """What came back: how many entries; records that belong to none, and stretches that are no records.
+
+    ``dictionaries``: what is wrong with those that records need.
+    """
 
     entries: int = 0
     records: int = 0
     strays: list[str] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
+    dictionaries: list[str] = field(default_factory=list)
     backup: str = ""
 
 
@@ -78,14 +91,17 @@ def rebuild_from_segments(root: Path) -> Rescue:
     held = lock.Lock(root)
     try:
         rescue = Rescue()
-        entries = _collect(root / "content", rescue)
+        content = ContentReader(root / "content", Dictionaries(root / "dictionaries"))
+        records = _collect(root / "content", content, rescue)
+        entries = _entries(records, rescue)
         rescue.entries = len(entries)
+        trained = list(_trained(root, content, records, rescue))
         fresh = root / "journal.new"
         shutil.rmtree(fresh, ignore_errors=True)
         make_dirs(fresh)
         backup = fresh_dir(root / "quarantine", time.strftime("journal-%Y%m%dT%H%M%S", time.gmtime()))
         rescue.backup = backup.name
-        _write_journal(fresh, entries, settings, rescue)
+        _write_journal(fresh, trained, entries, settings, rescue)
         if (root / "journal").exists():
             (root / "journal").rename(backup / "journal")
         archives.remove_catalog(root / CATALOG, keep_as=backup / CATALOG)
@@ -100,7 +116,11 @@ def rebuild_from_segments(root: Path) -> Rescue:
 
 
 def _write_journal(
-    directory: Path, entries: dict[str, Found], settings: config.Config, rescue: Rescue
+    directory: Path,
+    trained: list[DictionaryTrained],
+    entries: dict[str, Found],
+    settings: config.Config,
+    rescue: Rescue,
 ) -> None:
     """A whole journal in a folder of its own; nobody reads it before it is renamed."""
     journal = Journal(directory)
@@ -108,7 +128,8 @@ def _write_journal(
         Created(
             archive=str(uuid.uuid4()), timezone=settings.timezone, format=FORMAT,
             program=f"archivefs {__version__}",
-        )
+        ),
+        *trained,
     ]  # fmt: skip
     for id_ in sorted(entries):
         batch += _events(entries[id_], settings.zone, settings)
@@ -121,27 +142,91 @@ def _write_journal(
     journal.close()
 
 
-def _collect(content_dir: Path, rescue: Rescue) -> dict[str, Found]:
-    """All whole records by entry; memory grows with their number (about 1 kB each)."""
-    entries: dict[str, Found] = {}
-    others: list[ScannedRecord] = []
+def _collect(content_dir: Path, content: ContentReader, rescue: Rescue) -> list[ScannedRecord]:
+    """All whole records, each once; memory grows with their number (about 1 kB each).
+
+    A repack that was stopped leaves some in two places: the first counts of which the content reads right.
+    """
+    found: dict[tuple[str, int, str, str], ScannedRecord] = {}
     for name in segment_names(content_dir):
         for record in scan_damaged(content_dir / name, name):
             if isinstance(record, Gap):
                 rescue.damaged.append(f"content/{name} at {record.offset}: {record.length} bytes")
                 continue
             rescue.records += 1
-            if record.header.kind == "source":
-                entries.setdefault(record.header.id, Found(record))
-            else:
-                others.append(record)
-    for record in others:
+            header = record.header
+            key = (header.id, header.attempt, header.kind, header.name if header.attempt else "")
+            if key not in found or not _reads(content, found[key]):
+                found[key] = record
+    return list(found.values())
+
+
+def _reads(content: ContentReader, record: ScannedRecord) -> bool:
+    try:
+        return content.sha256(record.location, record.header.size) == record.header.sha256
+    except (ContentDamagedError, OSError):
+        return False
+
+
+def _entries(records: Iterable[ScannedRecord], rescue: Rescue) -> dict[str, Found]:
+    """The records by entry."""
+    entries = {each.header.id: Found(each) for each in records if each.header.kind == "source"}
+    for record in records:
+        if record.header.kind == "source":
+            continue
         found = entries.get(record.header.id)
         if found is None:
             rescue.strays.append(f"content/{record.location.segment} at {record.location.offset}")
         else:
             found.stored[record.header.attempt].append(record)
     return entries
+
+
+def _trained(
+    root: Path, content: ContentReader, records: Iterable[ScannedRecord], rescue: Rescue
+) -> Iterator[DictionaryTrained]:
+    """Events for the dictionaries that records name, in the order of their numbers.
+
+    Of one that is missing, or with which its records do not read, only the number is told: it may come back.
+    """
+    users: dict[str, list[ScannedRecord]] = defaultdict(list)
+    for record in records:
+        if record.header.dictionary:
+            users[record.header.dictionary].append(record)
+    seen: set[int] = set()
+    for name in sorted(users, key=lambda each: (len(each), each)):
+        tried = list(itertools.islice(_needed(root / "content", users[name]), TRIED))
+        converter, _, kind = base_of(users[name][0].location.segment).rpartition("/")[2].rpartition(".")
+        size, sha256, number = 0, "", tried[0][1] if tried else 0
+        try:
+            file = dictionaries.read(root / "dictionaries", name, "")
+            if tried and not any(_reads(content, each) for each, _ in tried):
+                raise DictionaryError(f"{dictionaries.file_of(name)} is damaged: no content reads with it")
+            size, sha256, number = len(file.data), hashlib.sha256(file.data).hexdigest(), file.number
+        except DictionaryError as error:
+            rescue.dictionaries.append(str(error))
+        if number and number not in seen:
+            seen.add(number)
+            yield DictionaryTrained(
+                converter=converter, content=kind, name=name, number=number, samples=0,
+                size=size, sha256=sha256,
+            )  # fmt: skip
+
+
+def _needed(content_dir: Path, records: Iterable[ScannedRecord]) -> Iterator[tuple[ScannedRecord, int]]:
+    """The records that were compressed with a dictionary, and its number."""
+    for record in records:
+        place = record.location
+        if not place.stored:
+            continue
+        with (content_dir / place.segment).open("rb") as file:
+            file.seek(place.offset + place.header)
+            try:
+                number = frames.dictionary_number(file.read(min(place.stored, FRAME_HEADER_BYTES)))
+            except ContentDamagedError:
+                continue
+        if number:
+            yield record, number
 
 
 def _events(found: Found, zone: ZoneInfo, settings: config.Config) -> Iterator[Event]:

@@ -3,6 +3,7 @@
 import os
 import random
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +76,8 @@ def verify(archive: Archive, scope: Scope, progress: Progress = lambda done, tot
         report.findings += contents.check_lost(archive)
         report.events, found = journal.check(archive.root, archive.root / CATALOG)
         report.findings += found
-    _check_contents(archive, scope, report, progress, mounted=mounted)
+    lacking = _check_contents(archive, scope, report, progress, mounted=mounted)
+    report.findings += contents.check_dictionaries(archive, lacking, mounted=mounted)
     report.seconds = time.monotonic() - start
     report.findings.sort(key=lambda finding: -finding.severity)
     return report
@@ -83,7 +85,8 @@ def verify(archive: Archive, scope: Scope, progress: Progress = lambda done, tot
 
 def _check_contents(
     archive: Archive, scope: Scope, report: Report, progress: Progress, *, mounted: bool
-) -> None:
+) -> Counter[str]:
+    """Read records; returns how many of them lack which dictionary."""
     total = int(archive.reader.content_bytes() / scope.parts * scope.sample / 100)
     names = sorted(archive.reader.segment_ends())[scope.part :: scope.parts]
     wanted = ((name, _sampled(archive.reader.records(name, scope.since_ms), scope)) for name in names)
@@ -95,11 +98,14 @@ def _check_contents(
         tails=whole and not mounted,
         background=scope.background,
     )
+    lacking = Counter[str]()
     for result in checked:
         report.records += result.records
         report.bytes += result.bytes
         report.findings += result.findings
+        lacking += result.lacking
         progress(report.bytes, total)
+    return lacking
 
 
 def _sampled(records: list[Record], scope: Scope) -> list[Record]:
@@ -114,7 +120,7 @@ def check_folder(root: Path, *, mounted: bool) -> list[Finding]:
     for folder, folders, files in os.walk(root):
         inside = Path(folder).relative_to(root)
         if not inside.parts:
-            folders[:] = [name for name in folders if name in ("journal", "content")]
+            folders[:] = [name for name in folders if name in ("journal", "content", "dictionaries")]
         for name in files:
             if name.endswith((".tmp", ".new")) and not mounted:
                 findings.append(

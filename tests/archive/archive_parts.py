@@ -1,6 +1,7 @@
 """What the tests of the archive share: a clock to turn, captures in short, and a look into the catalog."""
 
 import hashlib
+import json
 import os
 import random
 import subprocess
@@ -13,9 +14,10 @@ from typing import Any
 import apsw
 
 from archivefs.archive import CATALOG, Archive
-from archivefs.catalog.reader import Entry
+from archivefs.catalog.reader import DictionaryRow, Entry
 from archivefs.events import Outcome, Status
-from archivefs.operations import BeginAttempt, Capture, FinishAttempt, Receipt, Report
+from archivefs.operations import AddDictionary, BeginAttempt, Capture, FinishAttempt, Receipt, Report
+from archivefs.store import dictionaries
 from archivefs.transaction import Operation
 
 ROOT = Path(__file__).parents[2]
@@ -179,6 +181,24 @@ def run_child(script: str, *arguments: object, **more: Any) -> subprocess.Comple
         check=False,
         **more,
     )
+
+
+def measured(number: int) -> bytes:
+    """A small report of a test station; all of them have most of their words in common."""
+    chance = random.Random(number)
+    steps = [
+        {"step": f"Voltage at test point {point}", "limits": [point, point + 2], "unit": "V",
+         "value": round(point + 2 * chance.random(), 3), "result": "PASS"}
+        for point in range(12)
+    ]  # fmt: skip
+    return json.dumps({"serial": f"SN{chance.randrange(10**8):08}", "steps": steps}).encode()
+
+
+def trained(archive: Archive, converter: str, content: str, day: str = "") -> DictionaryRow:
+    """Make a dictionary of such reports, and use it from now on."""
+    data = dictionaries.train([measured(number) for number in range(-50, 0)], 2000, 3)
+    commit(archive, AddDictionary(converter, content, data, 50, day))
+    return archive.reader.dictionaries()[-1]
 
 
 def child_command(script: str, arguments: Sequence[object]) -> list[str]:

@@ -255,7 +255,7 @@ class Withdrawn(Operation[None]):
 
     def run(self, txn: Transaction) -> None:
         """Fails after the write."""
-        self.written.prepare(Packing(txn.config, {}))
+        self.written.prepare(Packing(txn.config))
         self.written.run(txn)
         raise ArchiveError("withdrawn")
 
@@ -263,7 +263,7 @@ class Withdrawn(Operation[None]):
 def test_a_segment_that_cannot_be_cut_back_is_not_appended_to_any_more(
     archive: Archive, append_only: Callable[[Path], None], expected_errors: list[str]
 ) -> None:
-    expected_errors.append("content/2026/02/13/files.sources could not be cut back")
+    expected_errors.append("content/2026/02/13/files.sources.zst could not be cut back")
     first = captured(archive, b"first")
     append_only(archive.root / "content/2026/02/13/files.sources.zst")
     (withdrawn, second), _ = archive.commit([Withdrawn(), capture(b"second")])

@@ -37,6 +37,11 @@ ROWS: dict[str, Damage] = {
     "converters, a wrong name": rows("UPDATE converters SET name = 'other' WHERE name = 'ict'"),
     "converters, a missing row": rows("DELETE FROM converters WHERE name = 'files'"),
     "converters, a row too much": rows("INSERT INTO converters VALUES (99, 'other')"),
+    "dictionaries, a wrong name": rows("UPDATE dictionaries SET name = 'ict-2'"),
+    "dictionaries, a wrong hash": rows("UPDATE dictionaries SET sha256 = replace(sha256, '1', '2')"),
+    "dictionaries, a missing row": rows("DELETE FROM dictionaries"),
+    "segments, repacked by nobody": rows(f"UPDATE segments SET packed = end_bytes WHERE {OF_SEGMENT}"),
+    "segments, one that is gone": rows(f"UPDATE segments SET gone = 1 WHERE {OF_SEGMENT}"),
     "segments, a wrong name": rows(
         f"UPDATE segments SET name = replace(name, 'ict', 'icx') WHERE {OF_SEGMENT}"
     ),
@@ -44,7 +49,7 @@ ROWS: dict[str, Damage] = {
     "segments, an end too low": rows(f"UPDATE segments SET end_bytes = end_bytes - 1 WHERE {OF_SEGMENT}"),
     "segments, an end too high": rows(f"UPDATE segments SET end_bytes = end_bytes + 1 WHERE {OF_SEGMENT}"),
     "segments, a missing row": rows(f"DELETE FROM segments WHERE {OF_SEGMENT}"),
-    "segments, a row too much": rows("INSERT INTO segments VALUES (99, '2026/02/14/x.sources.zst', 0)"),
+    "segments, a row too much": rows("INSERT INTO segments VALUES (99, '2026/02/14/x.sources.zst', 0, 0, 0)"),
     "entries, a wrong status": rows("UPDATE entries SET status = 3 WHERE n = 1"),
     "entries, a wrong name": rows("UPDATE entries SET name = x'ff' WHERE n = 2"),
     "entries, a wrong time": rows("UPDATE entries SET captured_ms = captured_ms + 1 WHERE n = 3"),

@@ -32,6 +32,7 @@ from archive_parts import (
     make,
     nothing_is_left_over,
     some_bytes,
+    trained,
 )
 
 from archivefs.archive import CATALOG, Archive
@@ -108,7 +109,8 @@ def sample(root: Path) -> Path:
 def _template() -> Path:
     _templates.append(tempfile.TemporaryDirectory(prefix="archivefs-sample-"))
     root, clock = Path(_templates[-1].name) / "archive", Clock()
-    make(root, clock).close()
+    with make(root, clock) as archive:
+        trained(archive, "ict", "reports")
     for number in range(len(DAYS)):
         with Archive(root, clock=clock) as archive:
             _one_day(archive, number)
@@ -268,12 +270,12 @@ def test_the_sample_has_some_of_everything(tmp_path: Path) -> None:
     rows = catalog_rows(root)
     assert all(rows[table] for table in rows)
     kinds = [type(event).__name__ for event in events_of(root)]
-    assert {"Created", "Captured", "Touched", "AttemptStarted", "AttemptFinished"} == set(kinds)
+    wanted = {"Created", "DictionaryTrained", "Captured", "Touched", "AttemptStarted", "AttemptFinished"}
+    assert set(kinds) == wanted
     assert [day_file(root, number).suffix for number in range(3)] == [".zst", ".zst", ".jsonl"]
     with Archive(root) as archive:
         statuses = {row.status for row in every_entry(archive)}
-        wanted = {Status.SUCCESS, Status.ARCHIVED, Status.SUPERSEDED, Status.QUARANTINED}
-        assert statuses == wanted
+        assert statuses == {Status.SUCCESS, Status.ARCHIVED, Status.SUPERSEDED, Status.QUARANTINED}
         assert not any(row.reason == VOID_REASON for row in every_entry(archive))
 
 

@@ -125,7 +125,7 @@ def test_capture_through_the_mount_leaves_nothing_half_done_in_the_inbox(mounted
 def test_what_cannot_be_read_is_named_and_the_rest_is_captured(station: Mounted, done: Path) -> None:
     (done / "unit.csv").chmod(0)
     (done / "2024/01").chmod(0)
-    said = ask(station, "capture", "--converter", "files", done, "--json", code=25, under=BOUND)
+    said = ask(station, "capture", "--converter", "files", done, "--json", code=28, under=BOUND)
     *named, last = lines_of_json(said.stderr)
     assert last == {"error": "files that could not be read: 2", "exit_code": 25}
     denied = {"error": "Permission denied", "exit_code": 25}
@@ -134,7 +134,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_captured(station: Mounted,
         {"file": f"{done}/2024/01", **denied}, link, {"file": f"{done}/unit.csv", **denied},
     ]  # fmt: skip
     assert held(station) == expected("unit.csv", "2024/01/unit.csv")
-    text = ask(station, "capture", "--converter", "files", done / "unit.csv", code=25, under=BOUND).stderr
+    text = ask(station, "capture", "--converter", "files", done / "unit.csv", code=28, under=BOUND).stderr
     assert text == (
         f"archivefs: {done}/unit.csv: Permission denied\narchivefs: files that could not be read: 1\n"
     )
@@ -142,7 +142,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_captured(station: Mounted,
 
 def test_a_named_file_that_is_none_is_an_error(station: Mounted, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    said = ask(station, "capture", "--converter", "files", tmp_path / "pipe", code=25)
+    said = ask(station, "capture", "--converter", "files", tmp_path / "pipe", code=28)
     assert f"{tmp_path}/pipe: neither a file nor a folder" in said.stderr
 
 
@@ -171,7 +171,7 @@ def test_a_file_that_someone_else_writes_is_named_or_whole_lines(station: Mounte
             said = archivefs("--archive", station.root, "capture", "--converter", "files", done, code=None)
         finally:
             writer.kill()
-    if said.returncode == 25:
+    if said.returncode == 28:
         assert f"{busy}: it changes while it is read" in said.stderr
         assert held(station) == expected()
     else:  # the writer rested for a moment
@@ -248,7 +248,7 @@ def test_import_is_refused_while_the_archive_is_mounted(mounted: Make, done: Pat
 def test_import_names_what_it_cannot_read_and_goes_on(alone: Mounted, done: Path) -> None:
     (done / "unit.csv").chmod(0)
     for more in (["--dry-run"], []):
-        said = imported(alone, "--converter", "csv", done, *more, code=25, under=BOUND)
+        said = imported(alone, "--converter", "csv", done, *more, code=28, under=BOUND)
         assert (said["files"], said["failed"]) == (2, 1)
     (done / "unit.csv").chmod(0o600)
     assert imported(alone, "--converter", "csv", done)["known"] == 2
@@ -257,7 +257,7 @@ def test_import_names_what_it_cannot_read_and_goes_on(alone: Mounted, done: Path
 
 def test_a_folder_that_cannot_be_read_at_all_is_named(alone: Mounted, done: Path) -> None:
     done.chmod(0)
-    said = ask(alone, "import", "--converter", "csv", done, code=25, under=BOUND)
+    said = ask(alone, "import", "--converter", "csv", done, code=28, under=BOUND)
     assert f"archivefs: {done}: Permission denied" in said.stderr
 
 

@@ -16,11 +16,15 @@ from archivefs.events import (
     Captured,
     Content,
     Created,
+    DictionaryTrained,
     Dropped,
     Location,
+    Move,
     Outcome,
     Rebuilt,
+    Repacked,
     Repaired,
+    SegmentsRemoved,
     Status,
     TailCut,
     TailDropped,
@@ -52,6 +56,12 @@ EXAMPLES = [
     Voided(id=ID, attempt=1, ordinal=2, reason="content/x ends at 5"),
     Adopted(id=ID, status=Status.PENDING, due_ms=5),
     Dropped(id=ID, reason="dropped from quarantine"),
+    DictionaryTrained(
+        converter="ict", content="sources", name="ict-1", number=32768, samples=500, size=114688,
+        sha256="f" * 64, day="2026-02-13",
+    ),
+    Repacked(segment=PLACE.segment, moves=[Move(ID, 0, 0, 1, 2, 3, 6), Move(ID, 1, 2, 6, 2, 3, 6)]),
+    SegmentsRemoved(segments=["2026/02/13/ict.sources.zst"]),
     Verified(scope="all", records=5, bytes=6, findings={"critical": 1}),
     Repaired(what=["checkpoint"], backup="repair-1"),
     Rebuilt(records=5, backup="journal-1"),
@@ -107,6 +117,11 @@ def test_a_line_that_is_no_event_is_refused(line: bytes) -> None:
 def test_a_field_that_a_later_version_added_is_passed_over() -> None:
     line = b'{"kind":"attempt_started","id":"x","attempt":1,"cause":"retry","weather":"rain"}'
     assert events.decode(line) == AttemptStarted(id="x", attempt=1, cause="retry")
+
+
+def test_a_move_is_an_array_in_its_documented_order() -> None:
+    event = Repacked(segment=PLACE.segment, moves=[Move(ID, 1, 2, 6, 2, 3, 7)])
+    assert json.loads(events.encode(event))["moves"] == [[ID, 1, 2, 6, 2, 3, 7]]
 
 
 def test_the_order_of_statuses_never_changes() -> None:
