@@ -43,7 +43,7 @@ from archivefs.events import (
     Voided,
 )
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 PAGE_CACHE_KIB = 16_000
 """Pages of the catalog that each connection keeps in memory."""
 SHORT_NAME = 200
@@ -207,7 +207,7 @@ class Catalog:
             case Adopted():
                 return self._decided(event.id, event.status, "", event.due_ms, event.seq)
             case Dropped():
-                return self._decided(event.id, Status.REJECTED, event.reason, 0, event.seq)
+                return self._decided(event.id, Status.REJECTED, self._dropped(event), 0, event.seq)
             case DictionaryTrained():
                 self.db.execute(
                     "INSERT INTO dictionaries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -342,6 +342,11 @@ class Catalog:
             (event.id, event.attempt, event.ordinal),
         )
         return []
+
+    def _dropped(self, event: Dropped) -> str:
+        """Why the entry is rejected; of one that is lost that stays the reason, for nobody should read it."""
+        before = self.db.execute("SELECT reason FROM entries WHERE id = ?", (event.id,)).get
+        return VOID_REASON if before == VOID_REASON else event.reason
 
     # -- places ----------------------------------------------------------------------------------------
 

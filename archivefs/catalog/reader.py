@@ -12,7 +12,7 @@ import msgspec
 
 from archivefs import names
 from archivefs.catalog import conditions
-from archivefs.catalog.catalog import DROP_REASON, VOID_REASON, connect, day_number, day_text, status_number
+from archivefs.catalog.catalog import VOID_REASON, connect, day_number, day_text, status_number
 from archivefs.errors import CatalogError, UnknownEntryError
 from archivefs.events import STATUSES, Location, Status
 from archivefs.query import Query
@@ -417,14 +417,15 @@ class Reader:
         return [Record(*row) for row in rows]
 
     def is_needed(self, segment: str) -> bool:
-        """Whether a content belongs there; also one that is lost, for its file may be put back."""
+        """Whether a content belongs there; also one that is lost and not dropped: it may be put back."""
         number = self.db.execute("SELECT segment_id FROM segments WHERE name = ?", (segment,)).get
         place = self.place_of(segment)
-        here = "converter_id = ?2 AND day = ?3 AND" if place else ""
+        here = "converter_id = ?4 AND day = ?5 AND" if place else ""
         found = self.db.execute(
-            f"SELECT EXISTS (SELECT 1 FROM entries WHERE {here} segment_id = ?1)"
+            f"SELECT EXISTS (SELECT 1 FROM entries WHERE {here} segment_id = ?1"
+            " AND NOT (status = ?2 AND reason = ?3))"
             f" OR EXISTS (SELECT 1 FROM entries JOIN contents c USING (n) WHERE {here} c.segment_id = ?1)",
-            (number, *(place or ())),
+            (number, status_number(Status.REJECTED), VOID_REASON, *(place or ())),
         ).get
         return bool(found)
 
@@ -459,10 +460,10 @@ class Reader:
         number = self.db.execute("SELECT segment_id FROM segments WHERE name = ?", (segment,)).get
         rows = self.db.execute(
             "SELECT id, 0, 0 FROM entries"
-            " WHERE segment_id = ?1 AND offset + length > ?2 AND reason NOT IN (?3, ?4)"
+            " WHERE segment_id = ?1 AND offset + length > ?2 AND reason != ?3"
             " UNION ALL SELECT id, attempt, ordinal FROM contents c JOIN entries USING (n)"
             " WHERE c.segment_id = ?1 AND c.offset + c.length > ?2",
-            (number, end, VOID_REASON, DROP_REASON),
+            (number, end, VOID_REASON),
         )
         return list(rows)
 

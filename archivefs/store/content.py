@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 
-from archivefs.errors import ContentDamagedError, SegmentMissingError
+from archivefs.errors import ContentDamagedError, DictionaryError, SegmentMissingError
 from archivefs.events import Location
 from archivefs.store import frames
 from archivefs.store.dictionaries import Dictionaries
@@ -115,15 +115,20 @@ class ContentReader:
         return data
 
     def frame(self, place: Location, size: int, index: int) -> bytes:
-        """The content of frame ``index`` (1 MiB each but the last). Raises as ``compressed_frame``."""
+        """The content of frame ``index`` (1 MiB each but the last).
+
+        Raises as ``compressed_frame`` and ``unpack``.
+        """
         packed = self.compressed_frame(place, size, index)
         assert packed is not None
         return self.unpack(place, size, index, packed)
 
     def unpack(self, place: Location, size: int, index: int, packed: bytes) -> bytes:
-        """Decompress a frame, naming the place in errors."""
+        """Decompress a frame. Raises ``DictionaryError``, ``ContentDamagedError``, naming the place."""
         try:
             return frames.decompress(packed, frames.frame_size(size, index), self.dictionaries)
+        except DictionaryError as error:
+            raise DictionaryError(f"{_name(place)}, frame {index}: {error}", error.name) from None
         except ContentDamagedError as error:
             raise ContentDamagedError(f"{_name(place)}, frame {index}: {error}") from None
 

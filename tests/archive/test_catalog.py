@@ -347,7 +347,7 @@ def test_a_catalog_of_another_schema_is_made_again(root: Path, clock: Clock) -> 
     db = connect(root / CATALOG)
     db.execute("UPDATE meta SET value = 99 WHERE key = 'schema'")
     db.close()
-    with pytest.raises(OtherSchemaError, match="schema 99, known here is 2; archivefs rebuild makes it"):
+    with pytest.raises(OtherSchemaError, match="schema 99, known here is 3; archivefs rebuild makes it"):
         Catalog(root / CATALOG)
     Archive(root, clock=clock).close()
     assert catalog_rows(root) == before

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from archive_parts import (
     Clock,
+    capture,
     captured,
     catalog_rows,
     commit,
@@ -158,6 +159,27 @@ def test_a_lost_entry_that_was_dropped_stays_dropped(root: Path, clock: Clock, i
         with Archive(root, clock=clock) as archive:
             assert entry(archive, ids[4]).status is Status.REJECTED
     assert len(voided(root)) == 1
+
+
+def test_verify_says_no_more_of_a_lost_entry_that_was_dropped(
+    root: Path, clock: Clock, ids: list[str]
+) -> None:
+    cut(root, clock, ids[4])
+    with Archive(root, clock=clock) as archive:
+        assert run_verify(archive, Scope()).worst is Severity.CRITICAL
+        commit(archive, Drop(ids[4]))
+        assert run_verify(archive, Scope()).worst is Severity.NOTICE
+        assert entry(archive, ids[4]).reason == VOID_REASON
+
+
+def test_a_dropped_entry_that_is_lost_later_is_told_of(root: Path, clock: Clock, ids: list[str]) -> None:
+    with Archive(root, clock=clock) as archive:
+        half = commit(archive, capture(b"half", quarantine="it was being written"))[0].id
+        commit(archive, Drop(half))
+    cut(root, clock, half)
+    with Archive(root, clock=clock) as archive:
+        assert entry(archive, half).status is Status.QUARANTINED
+        assert {each.check for each in run_verify(archive, Scope()).findings} == {"content-lost"}
 
 
 def test_bytes_from_a_backup_make_the_entries_whole_again(root: Path, clock: Clock, ids: list[str]) -> None:
