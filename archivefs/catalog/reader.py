@@ -12,7 +12,7 @@ import msgspec
 
 from archivefs import names
 from archivefs.catalog import conditions
-from archivefs.catalog.catalog import VOID_REASON, connect, day_number, day_text, status_number
+from archivefs.catalog.catalog import DROP_REASON, VOID_REASON, connect, day_number, day_text, status_number
 from archivefs.errors import CatalogError, UnknownEntryError
 from archivefs.events import STATUSES, Location, Status
 from archivefs.query import Query
