@@ -127,8 +127,8 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_captured(station: Mounted,
     (done / "2024/01").chmod(0)
     said = ask(station, "capture", "--converter", "files", done, "--json", code=28, under=BOUND)
     *named, last = lines_of_json(said.stderr)
-    assert last == {"error": "files that could not be read: 2", "exit_code": 25}
-    denied = {"error": "Permission denied", "exit_code": 25}
+    assert last == {"error": "files that could not be read: 2", "exit_code": 28}
+    denied = {"error": "Permission denied", "exit_code": 28}
     link = {"file": f"{done}/link", "error": "a symbolic link, which is not followed"}
     assert sorted(named, key=lambda each: str(each["file"])) == [
         {"file": f"{done}/2024/01", **denied}, link, {"file": f"{done}/unit.csv", **denied},
