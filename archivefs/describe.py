@@ -8,7 +8,7 @@ import msgspec
 
 from archivefs import names
 from archivefs.archive import Archive
-from archivefs.catalog.reader import Attempt, Entry, Stored, arguments_of
+from archivefs.catalog.rows import Attempt, Entry, Stored, arguments_of
 
 XATTR = "user.archivefs."
 

@@ -6,7 +6,7 @@ from functools import partial
 
 from archivefs import describe, names
 from archivefs.archive import Archive
-from archivefs.catalog.reader import Attempt, Entry, Stored
+from archivefs.catalog.rows import Attempt, Entry, Stored
 from archivefs.errors import UnknownEntryError
 from archivefs.events import Location, Outcome
 from archivefs.fs import inodes

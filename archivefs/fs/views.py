@@ -9,7 +9,7 @@ from datetime import date
 from typing import NamedTuple
 
 from archivefs.catalog.catalog import day_number, day_text, status_number
-from archivefs.catalog.reader import Entry
+from archivefs.catalog.rows import Entry
 from archivefs.events import STATUSES, Status
 from archivefs.fs import inodes
 from archivefs.fs.entry import EntryDir, EntryNodes
