@@ -1,6 +1,7 @@
 """The rows that the catalog's answers are made of."""
 
-from datetime import UTC, datetime
+import functools
+from datetime import datetime
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -55,8 +56,38 @@ class Entry(NamedTuple):
 
     def label(self, zone: ZoneInfo) -> bytes:
         """The name of its directory in every view."""
-        local = datetime.fromtimestamp(self.captured_ms / 1000, UTC).astimezone(zone)
-        return names.entry_label(local, self.sha256, self.name, self.twin)
+        return label(self.captured_ms, zone, self.hex, self.name, self.twin)
+
+
+def label(captured_ms: int, zone: ZoneInfo, digits: str, name: bytes, twin: int) -> bytes:
+    """The name of an entry's directory in every view; ``digits`` are the first six of its SHA-256."""
+    return names.entry_label(_clock(captured_ms // 1000, zone), digits, name, twin)
+
+
+@functools.lru_cache(4)  # entries that are listed one after another were captured so
+def _clock(second: int, zone: ZoneInfo) -> bytes:
+    """``HHMMSS`` of a Unix time."""
+    return names.clock(datetime.fromtimestamp(second, zone))
+
+
+class Source(NamedTuple):
+    """What a view shows of an entry's source."""
+
+    n: int
+    day: int
+    status_number: int
+    size: int
+    mtime_ns: int
+    segment_id: int
+    offset: int
+    header: int
+    stored: int
+    length: int
+
+    @property
+    def status(self) -> Status:
+        """Where the entry stands."""
+        return STATUSES[self.status_number]
 
 
 class Attempt(NamedTuple):
