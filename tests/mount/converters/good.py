@@ -79,18 +79,11 @@ def count(path: str, arguments: dict[str, Any]) -> dict[str, Any]:
     return {"size": len(Path(path).read_bytes()), "name_hex": name, "arguments": arguments}
 
 
-def _umask() -> int:
-    now = os.umask(0o077)
-    os.umask(now)
-    return now
-
-
 def look(path: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """Tells what is to be seen around the source."""
     file = Path(path)
     return {
         "beside": [each.name for each in file.parent.iterdir()],
         "mtime_ns": file.stat().st_mtime_ns,
-        "umask": f"{_umask():03o}",
         "environment": sorted(os.environ),
     }
