@@ -7,6 +7,7 @@ does to files and folders, there is nothing that could be followed out of the sa
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import signal
 import stat
@@ -49,10 +50,12 @@ class WorkerError(ArchiveError):
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """What a worker says about a conversion; ``reports`` are the sizes of the reports, one after the other.
 
-    ``retire``: the process has grown, and should not be used again.
+    ``job`` is what the job was called, so that nothing that a converter prints passes for an answer.
+    ``retire``: the process should not be used again.
     """
 
     outcome: Outcome
+    job: str = ""
     version: str = ""
     error: str = ""
     warnings: list[str] = []
@@ -75,9 +78,14 @@ class Job:
     log: bytes = b""
     reports: list[bytes] = field(default_factory=list)
 
-    def line(self) -> bytes:
-        """The job as the worker reads it."""
-        message = {"name": self.source.name, "arguments": self.arguments, "attempt": self.attempt}
+    def line(self, name: str) -> bytes:
+        """The job as the worker reads it, called ``name``."""
+        message = {
+            "job": name,
+            "name": self.source.name,
+            "arguments": self.arguments,
+            "attempt": self.attempt,
+        }
         return json.dumps(message).encode() + b"\n"
 
 
@@ -144,11 +152,14 @@ class Worker:
         self.conversions += 1
         try:
             await _lay(job.source, source)
+            name = secrets.token_hex(8)
             with trio.move_on_after(timeout_seconds) as scope:
-                line = await self.ask(job.line())
+                line = await self.ask(job.line(name))
             if scope.cancelled_caught:
                 raise WorkerError(f"timed out: longer than {timeout_seconds:g} seconds")
-            answer = _parse(line)
+            answer = _parse(line, name)
+            if self._rest:
+                raise WorkerError("the converter disturbed the worker's answer: there is something behind it")
             job.reports = await self._read_reports(answer.reports)
             return answer
         finally:
@@ -245,11 +256,14 @@ def _open_to_readers(folder: Path) -> None:
             Path(here, name).chmod(0o444)
 
 
-def _parse(line: bytes) -> Answer:
+def _parse(line: bytes, job: str) -> Answer:
     try:
-        return msgspec.json.decode(line, type=Answer)
+        answer = msgspec.json.decode(line, type=Answer)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise WorkerError(f"the converter disturbed the worker's answer: {error}") from None
+    if answer.job != job:
+        raise WorkerError("the converter disturbed the worker's answer: it is not of this conversion")
+    return answer
 
 
 def _remove(path: Path) -> None:

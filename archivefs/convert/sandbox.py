@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import archivefs
 from archivefs.config import ConverterConfig
 from archivefs.convert.confinement import NOBODY
 from archivefs.convert.snapshots import Code
 from archivefs.errors import ArchiveError
 
+PACKAGE = Path(__file__).parents[1]
 LIBRARY = "/archivefs/lib"
 CODE = "/archivefs/code"
 SOURCE = "/archivefs/source"
@@ -97,7 +97,7 @@ def launch(config: ConverterConfig, code: Code, place: Place) -> Launch:
         setup |= code.seen_at(CODE) | {"source": SOURCE, "tmp": [TMP, "/dev/shm"]}
         return Launch([*_bubblewrap(config, code, place), *worker], environment, Path("/"), setup)
     environment |= {key: os.environ[key] for key in COVERAGE if key in os.environ}
-    environment |= {"PYTHONPATH": str(Path(archivefs.__file__).parents[1]), "TMPDIR": str(place.tmp)}
+    environment |= {"PYTHONPATH": str(PACKAGE.parent), "TMPDIR": str(place.tmp)}
     setup |= code.seen_at(str(code.folder)) | {"source": str(place.source), "tmp": [str(place.tmp)]}
     return Launch(worker, environment, place.tmp, setup)
 
@@ -158,7 +158,7 @@ def _identity() -> tuple[str, ...]:
 
 
 def _read_only(here: str, there: str) -> Iterator[str]:
-    """A file or folder of this machine; the folders above it, which bubblewrap would close to all but root."""
+    """A file or folder of this machine, and the folders above it, which bubblewrap would close to nobody."""
     for parent in reversed(Path(there).parents[:-1]):
         yield from ("--perms", "0755", "--dir", str(parent))
     yield from ("--ro-bind", here, there)
@@ -173,6 +173,7 @@ def _system() -> Iterator[str]:
             yield from ("--symlink", str(path.readlink()), name)
         elif path.is_dir():
             yield from _read_only(name, name)
+    yield from ("--perms", "0755", "--dir", "/etc")
     for name in ETC:
         yield from ("--ro-bind-try", name, name)
 
@@ -186,9 +187,8 @@ def _interpreter() -> Iterator[str]:
 
 def _library() -> Iterator[str]:
     """Of archivefs the worker, and what converters import."""
-    package = Path(archivefs.__file__).parent
     for name in ("__init__.py", "convert"):
-        yield from _read_only(str(package / name), f"{LIBRARY}/archivefs/{name}")
+        yield from _read_only(str(PACKAGE / name), f"{LIBRARY}/archivefs/{name}")
 
 
 def require(config: ConverterConfig, work_dir: Path) -> None:

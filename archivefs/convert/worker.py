@@ -52,11 +52,14 @@ _LIMITS = {
 """Which limit an error number speaks of."""
 
 
-def load(setup: dict[str, Any]) -> tuple[Converter, str]:
-    """The converter of a ``run`` line as a function, and its version. Raises whatever its import raises."""
-    kind, _, rest = setup["run"].partition(":")
+def load(run: str, program: str, thresholds: Thresholds) -> tuple[Converter, str]:
+    """The converter of a ``run`` line as a function, and its version; ``program`` is where a command's lies.
+
+    Raises whatever its import raises.
+    """
+    kind, _, rest = run.partition(":")
     if kind == "command":
-        return _command([setup["program"], *shlex.split(rest)[1:]]), ""
+        return _command([program, *shlex.split(rest)[1:]]), ""
     module_name, _, attribute = rest.partition(":")
     try:
         module = importlib.import_module(module_name)
@@ -70,7 +73,6 @@ def load(setup: dict[str, Any]) -> tuple[Converter, str]:
         return _function(target), str(getattr(target, "version", "") or general)
     if not inspect.isclass(target):
         raise TypeError(f"{rest} is a {type(target).__name__}, not a class")
-    thresholds = Thresholds(setup["reject_threshold"], setup["alarm_threshold"])
     converter, version = of_class(target, thresholds)
     return converter, version or str(general)
 
@@ -230,8 +232,10 @@ class _Traces:
     def remove(self) -> None:
         """Make the place as it was for the next conversion, as far as that can be done from within."""
         if self._alone:
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
                 os.kill(-1, signal.SIGKILL)  # all but this process, and the first of the namespace
+                while True:
+                    os.waitpid(-1, 0)
         for folder, kept in self._folders.items():
             with contextlib.suppress(OSError):
                 for path in set(folder.iterdir()) - kept:
@@ -254,6 +258,7 @@ class _Traces:
 
 def _prepare(setup: dict[str, Any]) -> None:
     """Limits and privileges, before any line of a converter runs."""
+    os.umask(0o077)  # what a kill leaves behind is private
     confinement.offer_to_the_oom_killer()
     if setup["drop_root"]:
         confinement.drop_root()
@@ -284,7 +289,7 @@ def main() -> NoReturn:
     jobs = _Jobs(lines)
     traces = _Traces(setup)
     converter: Converter | None = None
-    version = ""
+    version, worker = "", os.getpid()
     while True:
         job = jobs.next()
         if "cpu_seconds" in setup:
@@ -292,14 +297,17 @@ def main() -> NoReturn:
         with _logging_to(setup["log"]):
             try:
                 if converter is None:
-                    converter, version = load(setup)
+                    thresholds = Thresholds(setup["reject_threshold"], setup["alarm_threshold"])
+                    converter, version = load(setup["run"], setup["program"], thresholds)
             except Exception as error:
                 _print_traceback()
                 answer = {"outcome": "failed", "error": f"the converter does not load: {_explain(error)}"}
             else:
                 answer = run_job(converter, job, setup)
+        if os.getpid() != worker:
+            os._exit(0)  # the converter forked, and this is the child
         traces.remove()
-        also = {"version": version, "retire": traces.remain()}
+        also = {"version": version, "retire": traces.remain(), "job": job["job"]}
         line = json.dumps(answer | also, ensure_ascii=False)
         answers.write(line.encode("utf-8", "replace") + b"\n")
 

@@ -17,7 +17,7 @@ from mount_parts import UTC, Make, Mounted, an_archive, config, converter, names
 
 from archivefs import query
 from archivefs.archive import Archive
-from archivefs.catalog.reader import Entry
+from archivefs.catalog.rows import Entry
 from archivefs.operations import Capture
 
 CSV = converter("csv", "python:good:Gate", patterns=["*.csv"], arguments={"limit": 3})
@@ -283,7 +283,9 @@ def test_a_damaged_block_is_an_error_for_its_own_files_only(mounted: Make) -> No
 
 def test_a_new_status_shows_at_once_however_warm_the_caches_are(mounted: Make, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
-    toml = config(converter("csv", "python:good:Gate", arguments={"gate": str(gate)}, settle_seconds=0.5))
+    toml = config(
+        converter("csv", "python:good:Gate", arguments={"gate": str(gate)}, settle_seconds=0.5, sandbox="off")
+    )
     station = mounted(toml)
     station.drop("csv", "unit.csv")
     seen: dict[str, list[Path]] = {}
