@@ -19,10 +19,10 @@ from archivefs.config import ConverterConfig
 from archivefs.convert.pool import Pool, make_job
 from archivefs.convert.preparation import Preparation
 from archivefs.convert.process import Answer, Job
-from archivefs.convert.snapshots import Code
+from archivefs.convert.snapshots import Code, Packed
 from archivefs.errors import ArchiveError, SegmentMissingError
 from archivefs.events import WAITING, Location, Outcome, Status
-from archivefs.operations import BeginAttempt, FinishAttempt, Report
+from archivefs.operations import BeginAttempt, FinishAttempt, KeepCode, Report
 from archivefs.store.durable import make_dirs
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Scheduler:
         self._committer = committer
         self._work_dir = archive.root.resolve() / "staging" / "work"
         self._pool = Pool(self._work_dir, archive.config.workers)
-        self._preparation = Preparation(archive.root.resolve(), self._work_dir)
+        self._preparation = Preparation(archive.root.resolve(), self._work_dir, self._keep)
         self._unable: dict[str, float] = {}
         self._running: set[int] = set()
         self._held: dict[str, int] = {}
@@ -142,6 +142,11 @@ class Scheduler:
             if config.run:
                 await self._prepared(converter, config)
 
+    async def _keep(self, converter: str, packed: Packed) -> None:
+        """Keep a version of a converter's code before it runs: first the file, then the event."""
+        await trio.to_thread.run_sync(packed.save, self._archive.root, converter)
+        await self._committer.submit(KeepCode(packed.event(converter)))
+
     async def _prepared(self, converter: str, config: ConverterConfig) -> Code | None:
         """The code to run; None, and an alarm, where the converter cannot run now: its entries wait."""
         alarm = f"converters.{converter}"
@@ -169,7 +174,7 @@ class Scheduler:
             code = await self._prepared(converter, self._archive.converter_config(converter))
             if code is None:
                 return
-            attempt = await self._committer.submit(BeginAttempt(entry.id, cause))
+            attempt = await self._committer.submit(BeginAttempt(entry.id, cause, code.sha256))
             if attempt is not None:
                 await self._attempt(entry, attempt, code)
         except ArchiveError as error:

@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 
 from archivefs.config import ConverterConfig
 from archivefs.errors import ArchiveError
+from archivefs.events import CodeKept
+from archivefs.store import code
 
 MANIFEST = "manifest.json"
 CODE_BYTES = 64 << 20
@@ -78,6 +80,18 @@ class Packed(NamedTuple):
     data: bytes
     manifest: Mapping[str, Any]
     files: int
+
+    def save(self, root: Path, converter: str) -> None:
+        """Keep it in the archive at ``root``, durably. Raises ``OSError``."""
+        code.save(root, converter, self.sha256, self.data)
+
+    def event(self, converter: str) -> CodeKept:
+        """What the journal says of it."""
+        return CodeKept(
+            converter=converter, sha256=self.sha256, size=len(self.data), files=self.files,
+            run=self.manifest["run"], distribution=self.manifest.get("distribution", ""),
+            version=self.manifest.get("version", ""),
+        )  # fmt: skip
 
     def unpacked(self, folder: Path) -> Code:
         """Write the files to ``folder``, which must not be there. Raises ``OSError``."""
