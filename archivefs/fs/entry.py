@@ -238,6 +238,7 @@ class EntryDir(_NamedDir):
         self._nodes = nodes
         self._entry = entry
         self._view = view
+        self.decided_by = entry.converter_id, entry.day
 
     def attributes(self) -> Attributes:
         """Dated by the capture."""

@@ -56,7 +56,13 @@ class Node(ABC):
 
 
 class Directory(Node):
-    """Something with names in it."""
+    """Something with names in it.
+
+    ``decided_by``: number of the converter and the day whose entries alone decide what is listed, None where
+    something else does.
+    """
+
+    decided_by: tuple[int, int] | None = None
 
     @abstractmethod
     def lookup(self, name: bytes) -> Node | None:
