@@ -89,6 +89,10 @@ class Handle(ABC):
     async def read(self, offset: int, size: int) -> bytes:
         """Up to ``size`` bytes; fewer only at the end. Raises ``ArchiveError`` or ``OSError``."""
 
+    def at_once(self) -> bytes | None:
+        """All bytes where they never change, are few, and can be had without waiting; None else."""
+        return None
+
     def close(self) -> None:  # noqa: B027  most hold nothing
         """Let go of what it holds."""
 

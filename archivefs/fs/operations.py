@@ -34,7 +34,9 @@ from archivefs import names
 from archivefs.catalog.catalog import Change
 from archivefs.errors import ArchiveError, ContentDamagedError
 from archivefs.fs.capture import Capturer, actor_of
+from archivefs.fs.frame_cache import ContentHandle
 from archivefs.fs.inbox import InboxDir, InboxFile, InboxHandle, InboxItem, errno_of
+from archivefs.fs.kernel import Pages
 from archivefs.fs.listings import Listing, Listings
 from archivefs.fs.node import Attributes, Directory, File, Handle, Node
 from archivefs.fs.tree import Tree
@@ -101,6 +103,7 @@ class Operations(pyfuse3.Operations):
         self._capturer = capturer
         self._show = show
         self._listings = Listings(self._entry)
+        self._pages = Pages()
         self._handles: dict[int, Handle | Listing] = {}
         self._next_handle = 0
 
@@ -233,7 +236,10 @@ class Operations(pyfuse3.Operations):
             raise FUSEError(errno.EROFS)
         if not isinstance(node, File):
             raise FUSEError(errno.EISDIR)
-        return self._open_file(node.open())
+        handle = node.open()
+        if isinstance(handle, ContentHandle):
+            self._pages.opened(inode, handle)
+        return self._open_file(handle)
 
     async def _open_inbox(self, file: InboxFile, flags: int, ctx: RequestContext) -> FileInfo:
         if flags & _WRITING and self._show.readonly:
@@ -318,8 +324,8 @@ class Operations(pyfuse3.Operations):
         handle = self._handles.pop(fh)
         if isinstance(handle, InboxHandle):
             await self._capturer.release(handle)
-        elif isinstance(handle, Handle):
-            handle.close()
+        elif isinstance(handle, ContentHandle):
+            self._pages.closed(handle.ino)
 
     # -- changing the inbox ----------------------------------------------------------------------------
 
