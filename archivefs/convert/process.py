@@ -78,16 +78,6 @@ class Job:
     log: bytes = b""
     reports: list[bytes] = field(default_factory=list)
 
-    def line(self, name: str) -> bytes:
-        """The job as the worker reads it, called ``name``."""
-        message = {
-            "job": name,
-            "name": self.source.name,
-            "arguments": self.arguments,
-            "attempt": self.attempt,
-        }
-        return json.dumps(message).encode() + b"\n"
-
 
 class Worker:
     """A running worker. Its methods are called by one task at a time."""
@@ -146,25 +136,37 @@ class Worker:
         Raises ``WorkerError`` where it timed out, the process ended or answered nonsense; then, and when
         cancelled, the worker is to be killed.
         """
-        os.ftruncate(self._log, 0)
-        os.ftruncate(self._out, 0)
         source = self._place.source / job.source.name
+        message = {"name": job.source.name, "arguments": job.arguments, "attempt": job.attempt}
         self.conversions += 1
         try:
             await _lay(job.source, source)
-            name = secrets.token_hex(8)
-            with trio.move_on_after(timeout_seconds) as scope:
-                line = await self.ask(job.line(name))
-            if scope.cancelled_caught:
-                raise WorkerError(f"timed out: longer than {timeout_seconds:g} seconds")
-            answer = _parse(line, name)
-            if self._rest:
-                raise WorkerError("the converter disturbed the worker's answer: there is something behind it")
+            answer = await self._do(message, timeout_seconds)
             job.reports = await self._read_reports(answer.reports)
             return answer
         finally:
             job.log = self.read_log()
             _remove(source)
+
+    async def load(self, timeout_seconds: float) -> Answer:
+        """Import the converter and make an object of its class, as before the first conversion.
+
+        Raises ``WorkerError``, as ``convert``.
+        """
+        return await self._do({"name": None}, timeout_seconds)
+
+    async def _do(self, message: dict[str, Any], timeout_seconds: float) -> Answer:
+        os.ftruncate(self._log, 0)
+        os.ftruncate(self._out, 0)
+        job = secrets.token_hex(8)
+        with trio.move_on_after(timeout_seconds) as scope:
+            line = await self.ask(json.dumps(message | {"job": job}).encode() + b"\n")
+        if scope.cancelled_caught:
+            raise WorkerError(f"timed out: longer than {timeout_seconds:g} seconds")
+        answer = _parse(line, job)
+        if self._rest:
+            raise WorkerError("the converter disturbed the worker's answer: there is something behind it")
+        return answer
 
     async def ask(self, line: bytes) -> bytes:
         """Send a line and read the one that answers. Raises ``WorkerError`` where the process is gone."""

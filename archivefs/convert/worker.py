@@ -153,7 +153,9 @@ def _explain(error: BaseException) -> str:
 
 
 def run_job(converter: Converter, job: dict[str, Any], setup: dict[str, Any]) -> dict[str, Any]:
-    """One conversion; whatever happens in it becomes an answer."""
+    """One conversion; whatever happens in it becomes an answer. Without a name it was only to be loaded."""
+    if job["name"] is None:
+        return {"outcome": "success"}
     try:
         result = converter(Path(setup["source"], job["name"]), job["arguments"], job["attempt"])
         os.lseek(setup["out"], 0, os.SEEK_SET)
