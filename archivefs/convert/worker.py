@@ -224,7 +224,7 @@ class _Traces:
     """What a conversion leaves behind: files where it may write, and processes that it started."""
 
     def __init__(self, setup: dict[str, Any]) -> None:
-        self._folders = {folder: set(folder.iterdir()) for folder in map(Path, setup["tmp"])}
+        self._folders = {folder: set(os.listdir(folder)) for folder in setup["tmp"]}  # noqa: PTH208
         self._alone: bool = setup["alone"]
         self._log: int = setup["log"]
         self._log_bytes: float = setup.get("limits", {}).get("file_bytes", math.inf)
@@ -240,7 +240,8 @@ class _Traces:
                     os.waitpid(-1, 0)
         for folder, kept in self._folders.items():
             with contextlib.suppress(OSError):
-                for path in set(folder.iterdir()) - kept:
+                for name in set(os.listdir(folder)) - kept:  # noqa: PTH208
+                    path = Path(folder, name)
                     if path.is_dir() and not path.is_symlink():
                         shutil.rmtree(path, ignore_errors=True)
                     else:
