@@ -25,6 +25,7 @@ from archivefs.events import (
     AttemptFinished,
     AttemptStarted,
     Captured,
+    CodeKept,
     Content,
     Created,
     DictionaryTrained,
@@ -43,7 +44,7 @@ from archivefs.events import (
     Voided,
 )
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 PAGE_CACHE_KIB = 16_000
 """Pages of the catalog that each connection keeps in memory."""
 SHORT_NAME = 200
@@ -213,6 +214,12 @@ class Catalog:
                     "INSERT INTO dictionaries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (event.number, event.name, event.converter, event.content, event.samples, event.size,
                      event.sha256, event.day, event.seq),
+                )  # fmt: skip
+            case CodeKept():
+                self.db.execute(
+                    "INSERT OR IGNORE INTO code VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    (event.converter, event.sha256, event.size, event.files, event.run, event.distribution,
+                     event.version, event.seq),
                 )  # fmt: skip
             case Repacked():
                 return self._repacked(event)
@@ -390,8 +397,8 @@ class Catalog:
         started_ms = int(datetime.fromisoformat(event.at).timestamp() * 1000)
         self.db.execute("UPDATE entries SET attempts = ? WHERE id = ?", (event.attempt, event.id))
         self.db.execute(
-            "INSERT INTO attempts SELECT n, ?, ?, '', ?, 0, '', '{}', '', '[]' FROM entries WHERE id = ?",
-            (event.attempt, event.cause, started_ms, event.id),
+            "INSERT INTO attempts SELECT n, ?, ?, '', ?, 0, '', '{}', '', '[]', ? FROM entries WHERE id = ?",
+            (event.attempt, event.cause, started_ms, event.code, event.id),
         )
         return self._move(event.id, Status.CONVERTING, 0, event.seq)
 
