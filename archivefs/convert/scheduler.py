@@ -103,25 +103,28 @@ class Scheduler:
                 await self._pool.close()
 
     def _next(self) -> list[Entry]:
-        """The entries to start now, as many as there are free workers."""
-        free = self._archive.config.workers + self._ahead() - len(self._running)
-        chosen: list[Entry] = []
+        """The entries to start now: as many as there are free workers, and some ahead."""
+        chosen: dict[int, Entry] = {}
+        slowest = max(map(self._seconds, self._running.values()), default=0.0)
         looked = False
-        while len(chosen) < free:
+        while True:
             if not looked and (not self._ready or time.monotonic() - self._looked > LOOK_SECONDS):
                 self._look()
                 looked = True
             if not self._ready:
                 break
-            entry = self._ready.pop()
-            if entry.id not in self._held:
-                chosen.append(entry)
-        return chosen
+            entry = self._ready[-1]
+            slowest = max(slowest, self._seconds(self._converter(entry)))
+            if len(self._running) + len(chosen) >= self._archive.config.workers + ahead(slowest):
+                break
+            self._ready.pop()
+            if entry.id not in self._held and entry.n not in self._running:
+                chosen[entry.n] = entry
+        return list(chosen.values())
 
-    def _ahead(self) -> int:
-        """How many more to begin than there are workers; none while something runs that may take long."""
-        slowest = max((self._pace.get(each, math.inf) for each in self._running.values()), default=math.inf)
-        return min(int(AHEAD_SECONDS / max(slowest, 1e-4)), AHEAD_MOST)
+    def _seconds(self, converter: str) -> float:
+        """How long its conversions took lately; as long as can be where nobody knows."""
+        return self._pace.get(converter, math.inf)
 
     def _look(self) -> None:
         """Ask the catalog what is due; the most urgent comes last."""
@@ -197,7 +200,7 @@ class Scheduler:
             log.exception("conversion of %s", entry.id)
             await trio.sleep(1)
         finally:
-            del self._running[entry.n]
+            self._running.pop(entry.n, None)
             self._wake.set()
 
     async def _attempt(self, entry: Entry, attempt: int, code: Code) -> None:
@@ -287,6 +290,11 @@ class Scheduler:
         finally:
             os.close(fd)
         return Job(source, os.fsdecode(entry.name), attempt, config.arguments)
+
+
+def ahead(seconds: float) -> int:
+    """How many conversions that take so long are begun before a worker is free for them."""
+    return min(int(AHEAD_SECONDS / max(seconds, 1e-4)), AHEAD_MOST)
 
 
 def _reports(job: Job | None) -> list[Report]:
