@@ -150,12 +150,12 @@ class Worker:
             job.log = self.read_log()
             remove(source)
 
-    async def load(self, timeout_seconds: float) -> Answer:
-        """Import the converter and make an object of its class, as before the first conversion.
+    async def load(self, arguments: dict[str, Any], timeout_seconds: float) -> Answer:
+        """Import the converter, as before the first conversion, and see whether it takes these arguments.
 
         Raises ``WorkerError``, as ``convert``.
         """
-        return await self._do({"name": None}, timeout_seconds)
+        return await self._do({"name": None, "arguments": arguments}, timeout_seconds)
 
     async def _do(self, message: dict[str, Any], timeout_seconds: float) -> Answer:
         os.ftruncate(self._log, 0)

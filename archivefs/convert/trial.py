@@ -44,7 +44,7 @@ async def _run(
     clock, log, reports = time.monotonic(), b"", list[bytes]()
     try:
         if source is None:
-            answer = await worker.load(config.timeout_seconds)
+            answer = await worker.load(config.arguments, config.timeout_seconds)
         else:
             job = Job(folder / "source", source.name, 1, config.arguments)
             await trio.to_thread.run_sync(_copy, source, job.source)

@@ -154,9 +154,10 @@ def _explain(error: BaseException) -> str:
 
 def run_job(converter: Converter, job: dict[str, Any], setup: dict[str, Any]) -> dict[str, Any]:
     """One conversion; whatever happens in it becomes an answer. Without a name it was only to be loaded."""
-    if job["name"] is None:
-        return {"outcome": "success"}
     try:
+        if job["name"] is None:
+            getattr(converter, "check", bool)(job["arguments"])
+            return {"outcome": "success"}
         result = converter(Path(setup["source"], job["name"]), job["arguments"], job["attempt"])
         os.lseek(setup["out"], 0, os.SEEK_SET)
         sizes = _write_reports(result.reports, setup["out"], setup["report_bytes"])
