@@ -255,8 +255,8 @@ def test_other_conversions_go_on_while_one_hangs(mounted: Make) -> None:
 
 def test_urgent_converters_come_first(mounted: Make) -> None:
     tables = (
-        converter("slow", "function:bad:is_quick", priority=9, settle_seconds=0.5),
-        converter("urgent", "function:bad:is_quick", priority=1, settle_seconds=0.5),
+        converter("slow", "function:bad:is_quick", priority=9, settle_seconds=2),
+        converter("urgent", "function:bad:is_quick", priority=1, settle_seconds=2),
     )
     station = mounted(config(*tables, workers=1))
     for number in range(5):
