@@ -37,7 +37,7 @@ from archivefs.errors import (
     ReadOnlyError,
     SegmentMissingError,
 )
-from archivefs.events import AnyEvent, Created, DictionaryTrained, Event, SegmentsRemoved
+from archivefs.events import AnyEvent, Created, DictionaryTrained, Event, SegmentsRemoved, Submission
 from archivefs.packing import Packing
 from archivefs.reopening import Reopening
 from archivefs.store import lock, recovery
@@ -219,6 +219,13 @@ class Archive:
     def converter_config(self, name: str) -> ConverterConfig:
         """The configuration of a converter, the defaults for one that archive.toml has no more."""
         return self.config.converters.get(name, ConverterConfig())
+
+    def outbox_is_full(self, converter: str) -> bool:
+        """Whether so many of its reports wait for delivery that no further source is to be converted."""
+        submit = self.converter_config(converter).submit
+        if submit is None:
+            return False
+        return self.reader.outbox.count(converter, Submission.QUEUED) >= submit.max_queue_size
 
     # -- opening ---------------------------------------------------------------------------------------
 

@@ -7,7 +7,9 @@ import difflib
 import json
 import os
 import re
+import shlex
 import tomllib
+import urllib.parse
 import zoneinfo
 from collections.abc import Callable, Mapping
 from fractions import Fraction
@@ -42,6 +44,36 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """A table of the file: unknown keys are errors."""
 
 
+class SubmitConfig(_Section, frozen=True, kw_only=True):
+    """One ``[converters.NAME.submit]`` table: where the reports go; times in seconds.
+
+    ``token`` and the values of ``headers`` may be ``env:NAME`` or ``file:PATH``, read at each delivery.
+    """
+
+    kind: Literal["http", "directory", "command"]
+    url: str = ""
+    token: str = ""
+    token_scheme: str = "Bearer"
+    headers: dict[str, str] = {}
+    ca_file: str = ""
+    path: str = ""
+    command: str = ""
+    timeout_seconds: Annotated[float, Meta(gt=0, le=86400)] = 60.0
+    retry_delay_seconds: Annotated[float, Meta(gt=0, le=86400)] = 5.0
+    max_retry_delay_seconds: Annotated[float, Meta(gt=0, le=86400)] = 900.0
+    max_queue_size: Annotated[int, Meta(ge=1)] = 10_000
+
+
+_OF_KIND: Mapping[str, tuple[str, ...]] = {
+    "http": ("url", "token", "token_scheme", "headers", "ca_file"),
+    "directory": ("path",),
+    "command": ("command",),
+}
+"""Keys that only one kind of submission has; the first must be given."""
+SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie"})
+"""Headers whose value must not stand in archive.toml itself."""
+
+
 class ConverterConfig(_Section, frozen=True, kw_only=True):
     """One ``[converters.NAME]`` table; times in seconds. ``run`` empty: archive only."""
 
@@ -62,6 +94,7 @@ class ConverterConfig(_Section, frozen=True, kw_only=True):
     alarm_threshold: Annotated[float, Meta(ge=0, le=1)] = 0.5
     archive_sources: bool = True
     archive_reports: bool = True
+    submit: SubmitConfig | None = None
 
 
 class Config(_Section, frozen=True, kw_only=True):
@@ -79,6 +112,7 @@ class Config(_Section, frozen=True, kw_only=True):
     verify_every_seconds: int = 0
     read_cache_bytes: int = READ_CACHE_BYTES
     workers: Annotated[int, Meta(ge=1, le=256)] = os.cpu_count() or 1
+    max_concurrent_uploads: Annotated[int, Meta(ge=1, le=256)] = 5
     converters: dict[str, ConverterConfig] = {}
 
     @property
@@ -203,7 +237,15 @@ def _converter(name: str, section: object, file: str) -> ConverterConfig:
     where = f"converters.{name}"
     if not isinstance(section, dict):
         raise ConfigError(f"{file}: {where}: must be a table, [{where}]")
-    checked = _section(section, ConverterConfig, file, where + ".")
+    own = {key: value for key, value in section.items() if key != "submit"}
+    checked = _section(own, ConverterConfig, file, where + ".", hidden={"submit"}, extra={"submit"})
+    if "submit" in section:
+        submit = _submit(section["submit"], file, where + ".submit")
+        checked = msgspec.structs.replace(checked, submit=submit)
+        if not checked.archive_reports:
+            raise ConfigError(
+                f"{file}: {where}.archive_reports: is false, must be true: a report is sent from the archive"
+            )
     if not checked.archive_sources:
         raise ConfigError(
             f"{file}: {where}.archive_sources: is false, must be true; every source is archived"
@@ -223,6 +265,52 @@ def _converter(name: str, section: object, file: str) -> ConverterConfig:
     if kind in ("python", "function") and not re.fullmatch(r"[\w.]+:\w+", rest):
         raise ConfigError(f'{file}: {where}.run: is {checked.run!r}, must be "{kind}:package.module:name"')
     return checked
+
+
+def _submit(section: object, file: str, where: str) -> SubmitConfig:
+    if not isinstance(section, dict):
+        raise ConfigError(f"{file}: {where}: must be a table, [{where}]")
+    checked = _section(section, SubmitConfig, file, where + ".")
+    for kind, keys in _OF_KIND.items():
+        for key in keys if kind != checked.kind else ():
+            if key in section:
+                own = ", ".join(_OF_KIND[checked.kind])
+                raise ConfigError(f"{file}: {where}.{key}: is for {kind}; {checked.kind} has: {own}")
+    must = _OF_KIND[checked.kind][0]
+    if not section.get(must):
+        raise ConfigError(f"{file}: {where}.{must}: must be given for {checked.kind}")
+    if checked.kind == "http":
+        _check_http(checked, file, where)
+    if checked.kind == "command":
+        try:
+            shlex.split(checked.command)
+        except ValueError as error:
+            raise ConfigError(f"{file}: {where}.command: is {checked.command!r}: {error}") from None
+    return checked
+
+
+def _check_http(submit: SubmitConfig, file: str, where: str) -> None:
+    """What would fail at each delivery, and secrets that would stand where everybody reads them."""
+    try:
+        url = urllib.parse.urlsplit(submit.url)
+        sound = url.scheme in ("http", "https") and url.hostname and (url.port is None or url.port > 0)
+    except ValueError:
+        sound = False
+    if not sound or re.search(r"[\s\x00-\x1f]", submit.url):
+        raise ConfigError(
+            f"{file}: {where}.url: is {submit.url!r}, must be such as https://server.example/api/report"
+        )
+    if "@" in url.netloc:
+        raise ConfigError(f"{file}: {where}.url: must hold no password; give it as token")
+    if submit.token and not submit.token.startswith(("env:", "file:")):
+        raise ConfigError(f'{file}: {where}.token: must be "env:NAME" or "file:PATH", not the token itself')
+    for name, value in submit.headers.items():
+        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
+            raise ConfigError(f"{file}: {where}.headers: {name!r} is no name of a header (RFC 9110)")
+        if not re.fullmatch(r"[\t\x20-\x7e]*", value):
+            raise ConfigError(f"{file}: {where}.headers.{name}: must be of printable ASCII characters")
+        if name.lower() in SECRET_HEADERS and not value.startswith(("env:", "file:")):
+            raise ConfigError(f'{file}: {where}.headers.{name}: must be "env:NAME" or "file:PATH"')
 
 
 def _section(

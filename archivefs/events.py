@@ -43,6 +43,15 @@ class Outcome(StrEnum):
     INTERRUPTED = "interrupted"
 
 
+class Submission(StrEnum):
+    """Where a report in the outbox stands. ``refused``: its receiver does not want it as it is."""
+
+    QUEUED = "queued"
+    SENT = "sent"
+    REFUSED = "refused"
+    DROPPED = "dropped"
+
+
 class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Base of the plain parts of events."""
 
@@ -151,6 +160,8 @@ class AttemptFinished(Event, frozen=True, kw_only=True, tag="attempt_finished"):
     """A conversion of the entry ended. ``error`` is the text of error.txt.
 
     ``status`` is what the entry becomes: a suspended attempt whose retries are used up makes it failed.
+    ``report_ids``: under which ids the reports are put into the outbox, in their order; none: they are not.
+    They stand in this line, so that no stop can come between a success and its submission.
     """
 
     id: str
@@ -166,6 +177,35 @@ class AttemptFinished(Event, frozen=True, kw_only=True, tag="attempt_finished"):
     due_ms: int = 0
     log: Content | None = None
     reports: list[Content] = []
+    report_ids: list[str] = []
+
+
+class DeliveryAttempted(Event, frozen=True, kw_only=True, tag="delivery_attempted"):
+    """A report of the outbox was delivered, or was not. ``state`` is what it becomes.
+
+    ``http_status``: of the answer, 0 for none. ``answer_id``: the id that the receiver gave it.
+    ``due_ms``: earliest time of the next delivery of one that stays queued (Unix milliseconds).
+    """
+
+    id: str
+    attempt: int
+    ordinal: int
+    state: Submission
+    started_ms: int
+    duration_ms: int
+    http_status: int = 0
+    answer_id: str = ""
+    error: str = ""
+    due_ms: int = 0
+
+
+class DeliveryDecided(Event, frozen=True, kw_only=True, tag="delivery_decided"):
+    """A person put a report back into the queue, or took it out for good."""
+
+    id: str
+    attempt: int
+    ordinal: int
+    state: Submission
 
 
 class TailCut(Event, frozen=True, kw_only=True, tag="tail_cut"):
@@ -288,6 +328,8 @@ AnyEvent = (
     | Touched
     | AttemptStarted
     | AttemptFinished
+    | DeliveryAttempted
+    | DeliveryDecided
     | TailCut
     | TailDropped
     | Voided

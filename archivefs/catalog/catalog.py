@@ -17,6 +17,7 @@ import apsw
 import msgspec
 
 from archivefs import names
+from archivefs.catalog import outbox
 from archivefs.errors import OtherSchemaError
 from archivefs.events import (
     STATUSES,
@@ -27,6 +28,8 @@ from archivefs.events import (
     Captured,
     Content,
     Created,
+    DeliveryAttempted,
+    DeliveryDecided,
     DictionaryTrained,
     Dropped,
     Location,
@@ -43,7 +46,7 @@ from archivefs.events import (
     Voided,
 )
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 PAGE_CACHE_KIB = 16_000
 """Pages of the catalog that each connection keeps in memory."""
 SHORT_NAME = 200
@@ -208,6 +211,10 @@ class Catalog:
                 return self._decided(event.id, event.status, "", event.due_ms, event.seq)
             case Dropped():
                 return self._decided(event.id, Status.REJECTED, self._dropped(event), 0, event.seq)
+            case DeliveryAttempted():
+                outbox.attempted(self.db, event)
+            case DeliveryDecided():
+                outbox.decided(self.db, event)
             case DictionaryTrained():
                 self.db.execute(
                     "INSERT INTO dictionaries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -409,6 +416,7 @@ class Catalog:
             self._content(n, event.attempt, 0, event.log)
         for ordinal, report in enumerate(event.reports, 1):
             self._content(n, event.attempt, ordinal, report)
+        outbox.queue(self.db, event)
         return self._move(event.id, event.status, event.due_ms, event.seq)
 
     def _content(self, n: int, attempt: int, ordinal: int, content: Content) -> None:

@@ -13,6 +13,7 @@ import msgspec
 from archivefs import names
 from archivefs.catalog import conditions
 from archivefs.catalog.catalog import DROP_REASON, VOID_REASON, connect, day_number, day_text, status_number
+from archivefs.catalog.outbox import OutboxReader
 from archivefs.errors import CatalogError, UnknownEntryError
 from archivefs.events import STATUSES, Location, Status
 from archivefs.query import Query
@@ -140,6 +141,7 @@ class Reader:
         """Ask over this connection, which one thread at a time may use."""
         conditions.add_functions(db)
         self.db = db
+        self.outbox = OutboxReader(db)
         self._segments: dict[int, str] = {}
         self._names: dict[int, str] = {}
 

@@ -65,6 +65,10 @@ class Scheduler:
             del self._held[id_]
         self._wake.set()
 
+    def look_again(self) -> None:
+        """What kept entries from being converted may be over."""
+        self._wake.set()
+
     def _changed(self, changes: Sequence[Change]) -> None:
         if any(change.after in WAITING for change in changes):
             self._wake.set()
@@ -103,7 +107,7 @@ class Scheduler:
             if not self._ready:
                 break
             entry = self._ready.pop()
-            if entry.id not in self._held:
+            if self._may_start(entry):
                 chosen.append(entry)
         return chosen
 
@@ -116,8 +120,16 @@ class Scheduler:
         self._ready.sort(key=lambda entry: (-self._config(entry).priority, -entry.due_ms, -entry.n))
 
     def _may_start(self, entry: Entry) -> bool:
-        """Not while it runs or is being written again; nor while archive.toml does not say with what."""
-        return entry.n not in self._running and entry.id not in self._held and bool(self._config(entry).run)
+        """Not while it runs or is being written again; nor while archive.toml does not say with what.
+
+        Nor while its reports would find no room in the outbox.
+        """
+        return (
+            entry.n not in self._running
+            and entry.id not in self._held
+            and bool(self._config(entry).run)
+            and not self._archive.outbox_is_full(self._archive.reader.converter_name(entry.converter_id))
+        )
 
     def _seconds_to_next(self) -> float:
         now = self._archive.now_ms()

@@ -25,6 +25,7 @@ from archivefs.fs.operations import Operations, Presentation
 from archivefs.fs.tree import Tree
 from archivefs.jobs.scheduled_verify import Schedule
 from archivefs.jobs.training import Training
+from archivefs.submit.outbox import Outbox
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ class _Mount:
         self._inbox = Inbox(archive)
         self._cache = FrameCache(archive.content, max(archive.config.read_cache_bytes, LEAST_BYTES))
         self._scheduler = Scheduler(archive, self._committer)
+        self._outbox = Outbox(archive, self._committer, self._scheduler.look_again)
         tree = Tree(archive, self._inbox, self._cache)
         self._committer.on_change(tree.changed)
         self._committer.on_change(Invalidator(archive, tree.levels, self._kernel).changed)
@@ -109,6 +111,7 @@ class _Mount:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._scheduler.run)
+                nursery.start_soon(self._outbox.run)
                 nursery.start_soon(self._capturer.run)
                 nursery.start_soon(self._cache.run)
                 nursery.start_soon(self._keep_house)

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "archivefs"
 LAYERS = [
-    ("attributes", "background", "errors", "events", "names"),
+    ("attributes", "background", "errors", "events", "names", "reports"),
     ("config",),
     ("query",),
     ("store", "catalog"),
@@ -32,6 +32,7 @@ KNOWS = {
     "apsw": ("catalog/", "archive.py"),
     "zstandard": ("store/",),
     "click": ("cli/",),
+    "httpx": ("submit/http.py",),
     "rich": ("cli/",),
     "trio": ("committer.py", "convert/", "submit/", "verify/", "jobs/", "fs/", "cli/"),
 }

@@ -100,7 +100,7 @@ def test_the_three_kinds_of_converters_can_be_run(run: str) -> None:
         ('schema_version = 1\njunk = "*.tmp"', "junk", "is '*.tmp'; expected `array`"),
         ("schema_version = 1\njunk = [1]", "junk[0]", "expected `str`"),
         ('schema_version = 1\ntimezon = "UTC"', "timezon", 'unknown key, did you mean "timezone"?'),
-        ("schema_version = 1\nxyz = 1", "xyz", "unknown key, allowed are: converters, junk, read_cache"),
+        ("schema_version = 1\nxyz = 1", "xyz", "unknown key, allowed are: converters, junk, max_conc"),
         ("schema_version = 1\nconverters = 5", "converters", "must be tables, [converters.NAME]"),
         ("schema_version = 1\n[converters]\na = 5", "converters.a", "must be a table, [converters.a]"),
         ('schema_version = 1\n[converters."a b"]', "'a b'", "1 to 64 of A-Z a-z 0-9 . _ -"),

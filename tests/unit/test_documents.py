@@ -17,7 +17,7 @@ from archivefs.bulk import capture
 from archivefs.catalog.catalog import SCHEMA_VERSION
 from archivefs.cli.main import COMMANDS, cli, load
 from archivefs.committer import GROUP
-from archivefs.config import Config, ConverterConfig
+from archivefs.config import Config, ConverterConfig, SubmitConfig
 from archivefs.convert.pool import WorkerError
 from archivefs.errors import ArchiveError, ConfigError
 from archivefs.events import STATUSES, AnyEvent, Content, Event, Location, Outcome
@@ -194,6 +194,7 @@ SAID: dict[str, Any] = {
     "number of processors": os.cpu_count() or 1,
     "none": {},
     "none: archive only": "",
+    "nowhere": None,
 }
 """Defaults that the tables say in words."""
 
@@ -224,7 +225,8 @@ def bounds(hint: object) -> str:
 
 
 @pytest.mark.parametrize(
-    ("heading", "kind"), [("## The archive", Config), ("## Converters", ConverterConfig)]
+    ("heading", "kind"),
+    [("## The archive", Config), ("## Converters", ConverterConfig), ("## Submit", SubmitConfig)],
 )
 def test_every_key_of_archive_toml_is_told_with_its_default_and_limits_and_no_other(
     heading: str, kind: type[msgspec.Struct]
@@ -270,6 +272,14 @@ WRONG = (
     '[converters.ict-csv]\npost_action = "delete"\n',
     '[converters.ict-csv]\npatterns = "*.csv"\n',
     "[converters.ict-csv]\narchive_sources = false\n",
+    '[converters.ict-csv]\narchive_reports = false\nsubmit = {kind = "directory", path = "out"}\n',
+    '[converters.ict-csv.submit]\nkind = "ftp"\n',
+    '[converters.ict-csv.submit]\nkind = "http"\nurl = "http://a"\npath = "out"\n',
+    '[converters.ict-csv.submit]\nkind = "http"\n',
+    '[converters.ict-csv.submit]\nkind = "http"\nurl = "reports.example"\n',
+    '[converters.ict-csv.submit]\nkind = "http"\nurl = "http://me:secret@reports.example"\n',
+    '[converters.ict-csv.submit]\nkind = "http"\nurl = "http://a"\ntoken = "secret"\n',
+    '[converters.ict-csv.submit]\nkind = "http"\nurl = "http://a"\nheaders = {Cookie = "a=b"}\n',
     "[converters.ict-csv]\narguments = { since = 2026-11-20 }\n",
 )
 """What brings about the errors that the page shows, in its order; None: no file alone does."""
@@ -370,7 +380,7 @@ def test_figures_in_the_text_are_those_of_the_code() -> None:
     assert f"at most {GROUP}." in page("durability.md")
     assert f"up to {capture.GROUP} files" in page("durability.md")
     assert f"at most {query.MAX_ALTERNATIVES} " in page("commands.md")
-    assert SCHEMA_VERSION == 3
+    assert SCHEMA_VERSION == 4
 
 
 def slug(heading: str) -> str:
