@@ -13,7 +13,7 @@ import trio
 from archivefs import reports
 from archivefs.archive import Archive
 from archivefs.catalog.outbox import Item
-from archivefs.catalog.reader import Stored
+from archivefs.catalog.rows import Stored
 from archivefs.config import SubmitConfig
 from archivefs.errors import ContentDamagedError, SegmentMissingError
 from archivefs.store.durable import make_dirs

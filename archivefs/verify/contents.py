@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from archivefs.archive import Archive
 from archivefs.background import give_way
-from archivefs.catalog.reader import Record
+from archivefs.catalog.rows import Record
 from archivefs.errors import ContentDamagedError, DictionaryError
 from archivefs.store import dictionaries as dictionary_files
 from archivefs.store import frames
@@ -94,6 +94,19 @@ def check_lost(archive: Archive) -> list[Finding]:
             f"{entry.id}: the file ends before its record", RESTORE,
         )
         for entry in archive.reader.lost()
+    ]  # fmt: skip
+
+
+def check_outbox(archive: Archive) -> list[Finding]:
+    """Reports that wait for delivery and cannot be read any more."""
+    return [
+        Finding(
+            Severity.ERROR, "report-lost", "outbox",
+            f"{item.id}: report {item.ordinal} of attempt {item.attempt} waits for delivery by"
+            f" {item.converter}, and its content is not on the disk",
+            f"convert the source again, or give the report up: archivefs outbox --drop {item.id}",
+        )
+        for item in archive.reader.outbox.lost()
     ]  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from archivefs.archive import CATALOG, Archive
 from archivefs.catalog.compare import told
-from archivefs.catalog.reader import Record
+from archivefs.catalog.rows import Record
 from archivefs.errors import CatalogError
 from archivefs.store import lock
 from archivefs.verify import contents, journal
@@ -74,6 +74,7 @@ def verify(archive: Archive, scope: Scope, progress: Progress = lambda done, tot
         report.findings += check_folder(archive.root, mounted=mounted)
         report.findings += contents.check_names(archive, mounted=mounted)
         report.findings += contents.check_lost(archive)
+        report.findings += contents.check_outbox(archive)
         report.events, found = journal.check(archive.root, archive.root / CATALOG)
         report.findings += found
     lacking = _check_contents(archive, scope, report, progress, mounted=mounted)
