@@ -11,7 +11,7 @@ import shlex
 import tomllib
 import urllib.parse
 import zoneinfo
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
@@ -165,24 +165,58 @@ def load(root: Path) -> Config:
 
     Raises ``NotAnArchiveError`` where there is no archive.toml, ``ConfigError`` for anything wrong in it.
     """
-    file = root / FILE
+    return parse(read(root), str(root / FILE))
+
+
+def read(root: Path) -> bytes:
+    """The bytes of archive.toml. Raises ``NotAnArchiveError``."""
     try:
-        data = file.read_bytes()
+        return (root / FILE).read_bytes()
     except FileNotFoundError:
         raise NotAnArchiveError(
             f"{root} is not an archive: it has no {FILE} (archivefs init {root})"
         ) from None
     except NotADirectoryError:
         raise NotAnArchiveError(f"{root} is not an archive: it is not a folder") from None
-    return parse(data, str(file))
+
+
+def _from_0(raw: MutableMapping[str, Any]) -> None:
+    """0 was written by drafts of the first version, with the same keys."""
+
+
+MIGRATIONS: Mapping[int, Callable[[MutableMapping[str, Any]], None]] = {0: _from_0}
+"""What brings a file of each older version to the next one; applied to a ``dict`` or a tomlkit document."""
+
+
+def migrate(raw: MutableMapping[str, Any]) -> bool:
+    """Bring the tables of an older file up to this version; false where it is none."""
+    version = raw.get("schema_version")
+    if isinstance(version, bool) or not isinstance(version, int) or version not in MIGRATIONS:
+        return False
+    for older in range(version, SCHEMA_VERSION):
+        MIGRATIONS[older](raw)
+    raw["schema_version"] = SCHEMA_VERSION
+    return True
+
+
+def tables(data: bytes, file: str) -> dict[str, Any]:
+    """The tables of an archive.toml, unchecked. Raises ``ConfigError`` where it is not valid TOML."""
+    try:
+        return tomllib.loads(data.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: not valid TOML: {error}") from None
+
+
+def of_its_kind(submit: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a table ``submit`` without those of other kinds."""
+    others = {key for kind, keys in _OF_KIND.items() if kind != submit["kind"] for key in keys}
+    return {key: value for key, value in submit.items() if key not in others}
 
 
 def parse(data: bytes, file: str) -> Config:
     """Check the bytes of an archive.toml; ``file`` is named in errors. Raises ``ConfigError``."""
-    try:
-        raw = tomllib.loads(data.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: not valid TOML: {error}") from None
+    raw = tables(data, file)
+    migrate(raw)
     version = raw.get("schema_version")
     if version != SCHEMA_VERSION:
         newer = isinstance(version, int) and version > SCHEMA_VERSION
@@ -192,19 +226,19 @@ def parse(data: bytes, file: str) -> Config:
     if not isinstance(converters, dict):
         raise ConfigError(f"{file}: converters: must be tables, [converters.NAME]")
     top = {key: value for key, value in raw.items() if key != "converters"}
-    for key, (field, parse_value) in _SPOKEN.items():
+    for key, (field, parse_value) in SPOKEN.items():
         if field in top:
             raise ConfigError(f'{file}: {field}: unknown key, did you mean "{key}"?')
         if key in top:
             top[field] = _spoken(top.pop(key), parse_value, f"{file}: {key}")
-    fields = {field for field, _ in _SPOKEN.values()}
-    config = _section(top, Config, file, "", hidden=fields, extra=set(_SPOKEN))
+    fields = {field for field, _ in SPOKEN.values()}
+    config = _section(top, Config, file, "", hidden=fields, extra=set(SPOKEN))
     checked = {name: _converter(name, section, file) for name, section in converters.items()}
     _check_zone(config.timezone, file)
     return msgspec.structs.replace(config, converters=checked)
 
 
-_SPOKEN: Mapping[str, tuple[str, Callable[[object], int]]] = {
+SPOKEN: Mapping[str, tuple[str, Callable[[object], int]]] = {
     "reserve": ("reserve_bytes", parse_size),
     "read_cache": ("read_cache_bytes", parse_size),
     "verify_every": ("verify_every_seconds", parse_duration),

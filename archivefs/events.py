@@ -208,6 +208,28 @@ class DeliveryDecided(Event, frozen=True, kw_only=True, tag="delivery_decided"):
     state: Submission
 
 
+class Setting(Record, frozen=True, kw_only=True):
+    """A key of archive.toml whose value changed; None where it was not there, or is not any more."""
+
+    key: str
+    old: Any = None
+    new: Any = None
+
+
+class Configured(Event, frozen=True, kw_only=True, tag="configured"):
+    """archive.toml changed, by a command or under a mount that read it again.
+
+    ``before`` and ``after`` are the SHA-256 of the file; a command writes this line before the file gets its
+    name, so that a stop in between can be told from a change by a person. ``before`` is empty where the file
+    was found changed. ``backup``: where the former file is kept.
+    """
+
+    changes: list[Setting]
+    after: str
+    before: str = ""
+    backup: str = ""
+
+
 class TailCut(Event, frozen=True, kw_only=True, tag="tail_cut"):
     """Bytes behind the last whole record or line were set aside as ``quarantine/kept_as``."""
 
@@ -330,6 +352,7 @@ AnyEvent = (
     | AttemptFinished
     | DeliveryAttempted
     | DeliveryDecided
+    | Configured
     | TailCut
     | TailDropped
     | Voided

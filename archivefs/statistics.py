@@ -56,9 +56,10 @@ def _outbox_alarms(archive: Archive) -> Iterator[tuple[str, str]]:
         queued, texts = states.get(Submission.QUEUED, 0), list[str]()
         head = archive.reader.outbox.head(converter) if queued else None
         last = archive.reader.outbox.last_delivery(head) if head else None
-        if archive.outbox_is_full(converter):
+        submit = archive.converter_config(converter).submit
+        if archive.reader.outbox.is_full(converter, submit):
             texts.append(f"{queued} reports wait, so many that nothing is converted until some are delivered")
-        if head and archive.converter_config(converter).submit is None:
+        if head and submit is None:
             texts.append(f"{queued} reports wait, and archive.toml has no [converters.{converter}.submit]")
         elif head and last and (head.failures >= ALARM_FAILURES or 300 <= last.http_status < 500):
             texts.append(f"{queued} reports wait since {head.failures} deliveries failed: {last.error}")

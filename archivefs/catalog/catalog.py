@@ -26,6 +26,7 @@ from archivefs.events import (
     AttemptFinished,
     AttemptStarted,
     Captured,
+    Configured,
     Content,
     Created,
     DeliveryAttempted,
@@ -228,6 +229,9 @@ class Catalog:
             case Created():
                 self._set_meta("timezone", event.timezone)
                 self._set_meta("format", event.format)
+            case Configured():
+                self._set_meta("config_before", event.before)
+                self._set_meta("config_after", event.after)
             case Verified():
                 self._set_meta("verified_at", event.at)
                 self._set_meta("verified_part", event.part)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import apsw
 
+from archivefs.config import SubmitConfig
 from archivefs.errors import UnknownEntryError
 from archivefs.events import AttemptFinished, DeliveryAttempted, DeliveryDecided, Submission
 
@@ -175,6 +176,10 @@ class OutboxReader:
             " WHERE name = ? AND state = ?"
         )
         return int(self._db.execute(sql, (converter, state)).get or 0)
+
+    def is_full(self, converter: str, submit: SubmitConfig | None) -> bool:
+        """Whether so many of its reports wait for delivery that no further source is to be converted."""
+        return submit is not None and self.count(converter, Submission.QUEUED) >= submit.max_queue_size
 
     def totals(self) -> dict[str, dict[Submission, int]]:
         """How many reports of each converter have which state."""

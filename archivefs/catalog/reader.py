@@ -409,6 +409,15 @@ class Reader:
         """Which part that was, from 1; 0 before the first."""
         return int(self.db.execute("SELECT value FROM meta WHERE key = 'verified_part'").get or 0)
 
+    def timezone(self) -> str:
+        """The time zone that the archive was made with."""
+        return str(self.db.execute("SELECT value FROM meta WHERE key = 'timezone'").get)
+
+    def last_configured(self) -> tuple[str, str]:
+        """SHA-256 of archive.toml before and after its last change that was noted, '' for none."""
+        rows = dict(self.db.execute("SELECT key, value FROM meta WHERE key LIKE 'config_%'"))
+        return str(rows.get("config_before", "")), str(rows.get("config_after", ""))
+
     def lost(self) -> list[Entry]:
         """Entries whose content the disk does not have."""
         return [entry for entry in self.with_status(Status.QUARANTINED) if entry.reason == VOID_REASON]

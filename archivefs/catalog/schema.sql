@@ -5,7 +5,8 @@
 CREATE TABLE meta (
     key   TEXT PRIMARY KEY,        -- schema: version of this file; applied_seq, applied_sha256: last journal line
     value ANY NOT NULL             --   that is in here; timezone, format: of the archive; verified_at, verified_part: of
-                                   --   the last scheduled verification (UTC; from 1)
+                                   --   the last scheduled verification (UTC; from 1); config_before, config_after:
+                                   --   SHA-256 of archive.toml before and after its last change that was noted
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE converters (

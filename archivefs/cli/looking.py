@@ -173,11 +173,18 @@ def _event_text(event: AnyEvent) -> str:
     return names.safe(f"{kind}: {' '.join(words)}{by}")
 
 
+def _item(value: object) -> str:
+    if isinstance(value, dict) and "key" in value:
+        old, new = (msgspec.json.encode(value.get(each)).decode() for each in ("old", "new"))
+        return f"{value['key']} {old} -> {new}"
+    return str(value["name"]) if isinstance(value, dict) else str(value)
+
+
 def _short(value: object) -> str:
     if isinstance(value, str):
         return value if len(value) <= 200 else value[:200] + "..."
     if isinstance(value, list):
-        return ",".join(str(each["name"]) if isinstance(each, dict) else str(each) for each in value)
+        return ",".join(_item(each) for each in value)
     if isinstance(value, dict) and "name" in value:
         return str(value["name"])
     return msgspec.json.encode(value).decode()

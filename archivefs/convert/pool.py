@@ -116,6 +116,7 @@ def _open_regular(path: Path) -> int | None:
 @dataclass
 class _Worker:
     converter: str
+    config: ConverterConfig
     process: trio.Process
     rest: bytes = b""
 
@@ -206,7 +207,12 @@ class Pool:
     async def _take(self, converter: str, config: ConverterConfig) -> _Worker:
         for index, worker in enumerate(self._idle):
             if worker.converter == converter and worker.process.poll() is None:
-                return self._idle.pop(index)
+                self._idle.pop(index)
+                if worker.config == config:
+                    return worker
+                await worker.dismiss()  # archive.toml was read again
+                self._count -= 1
+                return await self._take(converter, config)
         if self._count >= self._size and self._idle:
             await self._idle.pop(0).dismiss()
             self._count -= 1
@@ -236,7 +242,7 @@ class Pool:
             "alarm_threshold": config.alarm_threshold,
         }
         assert process.stdin is not None
-        worker = _Worker(converter, process)
+        worker = _Worker(converter, config, process)
         try:
             await process.stdin.send_all(json.dumps(setup).encode() + b"\n")
         except BaseException:

@@ -128,8 +128,12 @@ class Scheduler:
             entry.n not in self._running
             and entry.id not in self._held
             and bool(self._config(entry).run)
-            and not self._archive.outbox_is_full(self._archive.reader.converter_name(entry.converter_id))
+            and not self._outbox_is_full(entry)
         )
+
+    def _outbox_is_full(self, entry: Entry) -> bool:
+        converter = self._archive.reader.converter_name(entry.converter_id)
+        return self._archive.reader.outbox.is_full(converter, self._config(entry).submit)
 
     def _seconds_to_next(self) -> float:
         now = self._archive.now_ms()

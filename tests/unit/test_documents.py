@@ -231,7 +231,7 @@ def bounds(hint: object) -> str:
 def test_every_key_of_archive_toml_is_told_with_its_default_and_limits_and_no_other(
     heading: str, kind: type[msgspec.Struct]
 ) -> None:
-    spoken = {field: key for key, (field, _) in config._SPOKEN.items()} if kind is Config else {}
+    spoken = {field: key for key, (field, _) in config.SPOKEN.items()} if kind is Config else {}
     told, hints = keys(heading), get_type_hints(kind, include_extras=True)
     of_kind = {spoken.get(field.name, field.name): field for field in msgspec.structs.fields(kind)}
     assert told.keys() == of_kind.keys()
