@@ -338,11 +338,15 @@ def _check_http(submit: SubmitConfig, file: str, where: str) -> None:
         raise ConfigError(f"{file}: {where}.url: must hold no password; give it as token")
     if submit.token and not submit.token.startswith(("env:", "file:")):
         raise ConfigError(f'{file}: {where}.token: must be "env:NAME" or "file:PATH", not the token itself')
+    if not re.fullmatch(r"[A-Za-z0-9-]+", submit.token_scheme):
+        raise ConfigError(f"{file}: {where}.token_scheme: is {submit.token_scheme!r}, must be such as Bearer")
     for name, value in submit.headers.items():
         if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
             raise ConfigError(f"{file}: {where}.headers: {name!r} is no name of a header (RFC 9110)")
-        if not re.fullmatch(r"[\t\x20-\x7e]*", value):
-            raise ConfigError(f"{file}: {where}.headers.{name}: must be of printable ASCII characters")
+        if not re.fullmatch(r"[\x20-\x7e]*", value) or value != value.strip():
+            raise ConfigError(
+                f"{file}: {where}.headers.{name}: must be printable ASCII, without blanks at its ends"
+            )
         if name.lower() in SECRET_HEADERS and not value.startswith(("env:", "file:")):
             raise ConfigError(f'{file}: {where}.headers.{name}: must be "env:NAME" or "file:PATH"')
 

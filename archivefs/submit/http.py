@@ -63,7 +63,7 @@ class HttpReceiver:
 
     def _headers(self, config: SubmitConfig, letter: Letter) -> dict[str, str]:
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        if letter.report_id.isascii():
+        if letter.report_id.isascii() and letter.report_id == letter.report_id.strip():
             headers["Idempotency-Key"] = letter.report_id
         headers |= {name: secret(value, self._root) for name, value in config.headers.items()}
         if config.token:

@@ -57,7 +57,7 @@ class Outbox:
     async def run(self) -> None:
         """Deliver until cancelled; what is on its way then is delivered again at the next start."""
         receivers = Receivers(self._archive, self._uploads)
-        await trio.to_thread.run_sync(receivers.prepare)
+        await trio.to_thread.run_sync(receivers.clean)
         try:
             async with trio.open_nursery() as nursery:
                 while True:

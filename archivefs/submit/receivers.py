@@ -34,10 +34,9 @@ class Receivers:
         self._http: HttpReceiver | None = None
         self._starting = trio.Lock()
 
-    def prepare(self) -> None:
-        """Remove what the last process left, and make the folder for reports that programs read."""
+    def clean(self) -> None:
+        """Remove what the last process left."""
         shutil.rmtree(self._work_dir, ignore_errors=True)
-        make_dirs(self._work_dir)
 
     async def deliver(self, item: Item, config: SubmitConfig) -> Answer:
         """Deliver a report; whatever goes wrong outside of this program is the answer. May be cancelled."""
@@ -63,11 +62,18 @@ class Receivers:
             await self._http.aclose()
 
     async def _run(self, config: SubmitConfig, letter: Letter) -> Answer:
-        folder = Path(await trio.to_thread.run_sync(partial(tempfile.mkdtemp, dir=self._work_dir)))
+        try:
+            folder = await trio.to_thread.run_sync(self._fresh_folder)
+        except OSError as error:
+            return later(f"there is no place for the report: {error}")
         try:
             return await command.deliver(self._archive.root, config, letter, folder)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def _fresh_folder(self) -> Path:
+        make_dirs(self._work_dir)
+        return Path(tempfile.mkdtemp(dir=self._work_dir))
 
     async def _http_receiver(self) -> "HttpReceiver":
         """Made when first needed: its import takes a fifth of a second, which requests shall not wait for."""

@@ -1,7 +1,6 @@
 """Reports on their way to real servers, folders and programs that fail, hang, answer nonsense, come back."""
 
 import json
-import os
 import time
 from email.utils import formatdate
 from pathlib import Path
@@ -439,4 +438,4 @@ def test_a_program_says_by_its_exit_status_what_became_of_a_report(mounted: Make
     archive.drop("run", "b.csv", b"b")
     said = wait_for_state(archive, "b.csv", "refused")
     assert said["deliveries"][0]["error"] == "exit status 1: not this one"
-    assert os.listdir(archive.root / "staging" / "outbox") == []  # noqa: PTH208
+    assert names_in(archive.root / "staging" / "outbox") == []

@@ -279,6 +279,8 @@ WRONG = (
     '[converters.ict-csv.submit]\nkind = "http"\nurl = "reports.example"\n',
     '[converters.ict-csv.submit]\nkind = "http"\nurl = "http://me:secret@reports.example"\n',
     '[converters.ict-csv.submit]\nkind = "http"\nurl = "http://a"\ntoken = "secret"\n',
+    '[converters.ict-csv.submit]\nkind = "http"\nurl = "http://a"\ntoken_scheme = "Bearer "\n',
+    '[converters.ict-csv.submit]\nkind = "http"\nurl = "http://a"\nheaders = {X-Key = "a "}\n',
     '[converters.ict-csv.submit]\nkind = "http"\nurl = "http://a"\nheaders = {Cookie = "a=b"}\n',
     "[converters.ict-csv]\narguments = { since = 2026-11-20 }\n",
 )

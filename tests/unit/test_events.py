@@ -62,7 +62,7 @@ EXAMPLES = [
     ),
     DeliveryDecided(id=ID, attempt=1, ordinal=1, state=Submission.DROPPED, actor=Actor(uid=0)),
     Configured(
-        changes=[Setting(key="reserve", old=5, new="x"), Setting(key="converters.a", old={"run": "command:a"})],
+        changes=[Setting(key="reserve", old=5, new="x"), Setting(key="converters.a", old={"run": "x"})],
         after="f" * 64, before="e" * 64, backup="archive.toml.version-0-ffffffff",
     ),
     TailCut(file="journal/2026/02/13.jsonl", offset=5, bytes=6, kept_as="x.tail", reason="torn"),
