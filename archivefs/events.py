@@ -149,11 +149,12 @@ class Touched(Event, frozen=True, kw_only=True, tag="touched"):
 
 
 class AttemptStarted(Event, frozen=True, kw_only=True, tag="attempt_started"):
-    """A conversion of the entry began. ``cause``: capture, retry or replay."""
+    """A conversion of the entry began. ``cause``: capture, retry or replay. ``code``: see ``CodeKept``."""
 
     id: str
     attempt: int
     cause: str
+    code: str = ""
 
 
 class AttemptFinished(Event, frozen=True, kw_only=True, tag="attempt_finished"):
@@ -289,6 +290,22 @@ class DictionaryTrained(Event, frozen=True, kw_only=True, tag="dictionary_traine
     day: str = ""
 
 
+class CodeKept(Event, frozen=True, kw_only=True, tag="code_kept"):
+    """A version of a converter's code lies in ``converters/CONVERTER/SHA256.zip``; attempts name its hash.
+
+    ``run`` is the line of archive.toml, ``files`` how many files of ``path`` it holds. ``distribution`` and
+    ``version``: what it is instead, where the module is installed.
+    """
+
+    converter: str
+    sha256: str
+    size: int
+    files: int
+    run: str
+    distribution: str = ""
+    version: str = ""
+
+
 class Move(msgspec.Struct, frozen=True, array_like=True):
     """A record that was written again: the source (attempt 0), a log or a report, and its new place.
 
@@ -359,6 +376,7 @@ AnyEvent = (
     | Adopted
     | Dropped
     | DictionaryTrained
+    | CodeKept
     | Repacked
     | SegmentsRemoved
     | Verified

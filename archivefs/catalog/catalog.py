@@ -26,6 +26,7 @@ from archivefs.events import (
     AttemptFinished,
     AttemptStarted,
     Captured,
+    CodeKept,
     Configured,
     Content,
     Created,
@@ -222,6 +223,12 @@ class Catalog:
                     (event.number, event.name, event.converter, event.content, event.samples, event.size,
                      event.sha256, event.day, event.seq),
                 )  # fmt: skip
+            case CodeKept():
+                self.db.execute(
+                    "INSERT OR IGNORE INTO code VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    (event.converter, event.sha256, event.size, event.files, event.run, event.distribution,
+                     event.version, event.seq),
+                )  # fmt: skip
             case Repacked():
                 return self._repacked(event)
             case SegmentsRemoved():
@@ -401,8 +408,8 @@ class Catalog:
         started_ms = int(datetime.fromisoformat(event.at).timestamp() * 1000)
         self.db.execute("UPDATE entries SET attempts = ? WHERE id = ?", (event.attempt, event.id))
         self.db.execute(
-            "INSERT INTO attempts SELECT n, ?, ?, '', ?, 0, '', '{}', '', '[]' FROM entries WHERE id = ?",
-            (event.attempt, event.cause, started_ms, event.id),
+            "INSERT INTO attempts SELECT n, ?, ?, '', ?, 0, '', '{}', '', '[]', ? FROM entries WHERE id = ?",
+            (event.attempt, event.cause, started_ms, event.code, event.id),
         )
         return self._move(event.id, Status.CONVERTING, 0, event.seq)
 

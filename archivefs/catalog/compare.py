@@ -11,9 +11,19 @@ from archivefs.catalog.catalog import Catalog, connect
 from archivefs.errors import CatalogError
 
 TABLES = (
-    "meta", "converters", "dictionaries", "segments", "entries", "attempts", "contents",
-    "outbox", "deliveries", "outbox_totals", "totals",
-)  # fmt: skip
+    "meta",
+    "converters",
+    "code",
+    "dictionaries",
+    "segments",
+    "entries",
+    "attempts",
+    "contents",
+    "outbox",
+    "deliveries",
+    "outbox_totals",
+    "totals",
+)
 SHOWN = 10
 """Differences of one table that are told one by one."""
 _KEYS = {"applied_sha256"}

@@ -16,10 +16,13 @@ from archivefs.catalog.catalog import Change
 from archivefs.catalog.rows import Entry
 from archivefs.committer import Committer
 from archivefs.config import ConverterConfig
-from archivefs.convert.pool import Answer, Job, Pool, WorkerError, make_job
+from archivefs.convert.pool import Pool, make_job
+from archivefs.convert.preparation import Preparation
+from archivefs.convert.process import Answer, Job
+from archivefs.convert.snapshots import Code, Packed
 from archivefs.errors import ArchiveError, SegmentMissingError
 from archivefs.events import WAITING, Location, Outcome, Status
-from archivefs.operations import BeginAttempt, FinishAttempt, Report
+from archivefs.operations import BeginAttempt, FinishAttempt, KeepCode, Report
 from archivefs.store.durable import make_dirs
 
 log = logging.getLogger(__name__)
@@ -45,8 +48,10 @@ class Scheduler:
     def __init__(self, archive: Archive, committer: Committer) -> None:
         self._archive = archive
         self._committer = committer
-        self._pool = Pool(archive.root, archive.config.workers)
-        self._work_dir = archive.root / "staging" / "work"
+        self._work_dir = archive.root.resolve() / "staging" / "work"
+        self._pool = Pool(self._work_dir, archive.config.workers)
+        self._preparation = Preparation(archive.root.resolve(), self._work_dir, self._keep)
+        self._unable: dict[str, float] = {}
         self._running: set[int] = set()
         self._held: dict[str, int] = {}
         self._ready: list[Entry] = []
@@ -79,6 +84,7 @@ class Scheduler:
         make_dirs(self._work_dir)
         try:
             async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._prepare_all)
                 while True:
                     self._wake = trio.Event()
                     try:
@@ -124,21 +130,49 @@ class Scheduler:
 
         Nor while its reports would find no room in the outbox.
         """
-        return (
-            entry.n not in self._running
-            and entry.id not in self._held
-            and bool(self._config(entry).run)
-            and not self._outbox_is_full(entry)
-        )
-
-    def _outbox_is_full(self, entry: Entry) -> bool:
+        if entry.n in self._running or entry.id in self._held or not self._config(entry).run:
+            return False
         converter = self._archive.reader.converter_name(entry.converter_id)
-        return self._archive.reader.outbox.is_full(converter, self._config(entry).submit)
+        until = self._unable.get(converter)
+        if until is not None and time.monotonic() < until:
+            return False
+        return not self._archive.reader.outbox.is_full(converter, self._config(entry).submit)
 
     def _seconds_to_next(self) -> float:
         now = self._archive.now_ms()
         due = self._archive.reader.next_due_ms(now)
-        return math.inf if due is None else (due - now) / 1000 + 0.001
+        next_due = math.inf if due is None else (due - now) / 1000 + 0.001
+        clock = time.monotonic()
+        again = min((until - clock for until in self._unable.values() if until > clock), default=math.inf)
+        return min(next_due, again + 0.001)
+
+    async def _prepare_all(self) -> None:
+        """Say at the start, not at the first file, which converters cannot run."""
+        for converter, config in self._archive.config.converters.items():
+            if config.run:
+                await self._prepared(converter, config)
+
+    async def _keep(self, converter: str, packed: Packed) -> None:
+        """Keep a version of a converter's code before it runs: first the file, then the event."""
+        await trio.to_thread.run_sync(packed.save, self._archive.root, converter)
+        await self._committer.submit(KeepCode(packed.event(converter)))
+
+    async def _prepared(self, converter: str, config: ConverterConfig) -> Code | None:
+        """The code to run; None, and an alarm, where the converter cannot run now: its entries wait."""
+        alarm = f"converters.{converter}"
+        try:
+            code = await self._preparation.code(converter, config)
+        except (ArchiveError, OSError) as error:
+            text = f"{converter} cannot run, its entries wait: {error}"
+            if self._archive.alarms.get(alarm) != text:
+                log.error("%s", text)
+                self._archive.alarms[alarm] = text
+            self._unable[converter] = time.monotonic() + TROUBLED_SECONDS
+            return None
+        self._unable.pop(converter, None)
+        if self._archive.alarms.pop(alarm, None):
+            log.info("%s can run", converter)
+        return code
 
     def _config(self, entry: Entry) -> ConverterConfig:
         return self._archive.converter_config(self._archive.reader.converter_name(entry.converter_id))
@@ -146,9 +180,13 @@ class Scheduler:
     async def _convert(self, entry: Entry) -> None:
         try:
             cause = "capture" if entry.attempts == 0 else "retry"
-            attempt = await self._committer.submit(BeginAttempt(entry.id, cause))
+            converter = self._archive.reader.converter_name(entry.converter_id)
+            code = await self._prepared(converter, self._archive.converter_config(converter))
+            if code is None:
+                return
+            attempt = await self._committer.submit(BeginAttempt(entry.id, cause, code.sha256))
             if attempt is not None:
-                await self._attempt(entry, attempt)
+                await self._attempt(entry, attempt, code)
         except ArchiveError as error:
             log.error("conversion of %s could not be recorded: %s", entry.id, error)
             await trio.sleep(1)
@@ -159,39 +197,35 @@ class Scheduler:
             self._running.discard(entry.n)
             self._wake.set()
 
-    async def _attempt(self, entry: Entry, attempt: int) -> None:
+    async def _attempt(self, entry: Entry, attempt: int, code: Code) -> None:
         """Run the converter and record the end, whatever it is; cancellation is recorded too."""
         converter = self._archive.reader.converter_name(entry.converter_id)
         config = self._archive.converter_config(converter)
         started_ms, clock = self._archive.now_ms(), time.monotonic()
         answer = Answer(outcome=Outcome.INTERRUPTED, error="archivefs stopped while this conversion ran")
-        reports: list[tuple[str, bytes]] = []
         job: Job | None = None
         try:
             job = await self._extracted(entry, attempt, config)
-            answer = await self._pool.convert(converter, config, job)
-            reports = await trio.to_thread.run_sync(job.read_reports, answer.reports)
+            answer = await self._pool.convert(converter, config, code, job)
         except (ArchiveError, OSError) as error:
-            version = answer.version if isinstance(error, WorkerError) else ""
-            answer = Answer(outcome=Outcome.FAILED, error=str(error), version=version)
+            answer = Answer(outcome=Outcome.FAILED, error=str(error))
         except Exception as error:
             log.exception("conversion of %s", entry.id)
             answer = Answer(outcome=Outcome.FAILED, error=f"archivefs failed, see its log: {error}")
         finally:
             with trio.CancelScope(shield=True):
                 status, due_ms, error_text = self._verdict(entry, config, answer)
-                log_text = await trio.to_thread.run_sync(job.read_log) if job is not None else b""
                 finish = FinishAttempt(
                     id=entry.id, converter=converter, attempt=attempt, outcome=answer.outcome,
                     status=status, started_ms=started_ms,
                     duration_ms=int((time.monotonic() - clock) * 1000), version=answer.version,
                     arguments=config.arguments, error=error_text, warnings=answer.warnings,
-                    due_ms=due_ms, log=Report("log.txt", log_text) if log_text else None,
-                    reports=[Report(name, data) for name, data in reports],
+                    due_ms=due_ms, log=Report("log.txt", job.log) if job and job.log else None,
+                    reports=_reports(job),
                 )  # fmt: skip
                 await self._record(finish, interrupted=answer.outcome is Outcome.INTERRUPTED)
                 if job is not None:
-                    await trio.to_thread.run_sync(remove_tree, job.folder)
+                    await trio.to_thread.run_sync(remove_tree, job.source.parent)
 
     async def _record(self, finish: FinishAttempt, *, interrupted: bool) -> None:
         """Commit the end of an attempt, again and again while the disk refuses it.
@@ -245,6 +279,12 @@ class Scheduler:
         finally:
             os.close(fd)
         return job
+
+
+def _reports(job: Job | None) -> list[Report]:
+    """What a job gave, as ``report.json``, ``report-2.json``, ..."""
+    given = enumerate(job.reports if job is not None else (), 1)
+    return [Report("report.json" if n == 1 else f"report-{n}.json", data) for n, data in given]
 
 
 def remove_tree(folder: Path) -> None:

@@ -45,7 +45,7 @@ class Answer(NamedTuple):
 class SecretError(ArchiveError):
     """A token or header cannot be had from where archive.toml says; the message is the delivery's error."""
 
-    exit_code = 43
+    exit_code = 44
 
 
 def later(error: str, *, http_status: int = 0, retry_after: float = 0.0) -> Answer:

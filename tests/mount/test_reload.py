@@ -51,7 +51,8 @@ def test_a_conversion_that_runs_ends_as_it_began_and_the_next_is_the_new_one(
     gate = tmp_path / "gate"
 
     def toml(run: str, arguments: dict[str, Any]) -> str:
-        return config(converter("c", run, settle_seconds=0, arguments=arguments), workers=1)
+        table = converter("c", run, settle_seconds=0, arguments=arguments, sandbox="off")
+        return config(table, workers=1)
 
     archive = mounted(toml("python:good:Gate", {"gate": str(gate)}))
     archive.drop("c", "one.csv", b"1")

@@ -33,7 +33,7 @@ def standin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def told(standin: None, tmp_path: Path) -> Told:
     """Converts a source of one word with the converter that does what it is told."""
-    converter, version = load("python:written_for_pywats:Told", tmp_path, THRESHOLDS)
+    converter, version = load("python:written_for_pywats:Told", "", THRESHOLDS)
     assert version == "2.1"
 
     def convert(word: str, **arguments: object) -> Result:
@@ -97,7 +97,7 @@ def test_without_the_package_its_absence_is_the_error(
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setitem(sys.modules, "pywats_client", None)
     with pytest.raises(ImportError, match="pywats_client"):
-        load("python:needs_pywats:Any", tmp_path, THRESHOLDS)
+        load("python:needs_pywats:Any", "", THRESHOLDS)
 
 
 @pytest.mark.skipif(not HAS_PYWATS, reason="pywats-api is not installed")
@@ -112,7 +112,7 @@ def test_a_converter_runs_with_the_real_package(tmp_path: Path, monkeypatch: pyt
         "        return ConverterResult.success_result(report={'name': source.path.name})\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    converter, version = load("python:real_one:Real", tmp_path, THRESHOLDS)
+    converter, version = load("python:real_one:Real", "", THRESHOLDS)
     source = tmp_path / "unit.csv"
     source.write_text("x")
     assert converter(source, {}, 1).reports == ({"name": "unit.csv"},)
