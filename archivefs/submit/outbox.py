@@ -41,6 +41,7 @@ class Outbox:
         self._senders: set[str] = set()
         self._wake = trio.Event()
         self._hurry = trio.Event()
+        self._reloads = 0
         committer.on_change(self._changed)
 
     def _changed(self, changes: Sequence[Change]) -> None:
@@ -50,6 +51,7 @@ class Outbox:
     def reload(self) -> None:
         """archive.toml was read again: try at once what waits, for it may be what was put right."""
         self._uploads.total_tokens = self._archive.config.max_concurrent_uploads
+        self._reloads += 1
         self._hurry.set()
         self._hurry = trio.Event()
         self._wake.set()
@@ -90,9 +92,14 @@ class Outbox:
     async def _send_all(self, converter: str, receivers: Receivers) -> None:
         """Deliver a converter's queue until it is empty, or archive.toml does not say where to any more."""
         try:
+            reloads = self._reloads
             while (item := self._archive.reader.outbox.head(converter)) is not None:
-                if not await self._is_due(item):
+                seconds = (item.due_ms - self._archive.now_ms()) / 1000
+                if seconds > 0 and reloads == self._reloads:
+                    with trio.move_on_after(min(seconds, LONGEST_SLEEP_SECONDS)):
+                        await self._hurry.wait()
                     continue
+                reloads = self._reloads  # before the delivery: one that fails meanwhile is made again at once
                 config = self._config(converter)
                 if config is None:
                     break
@@ -103,16 +110,6 @@ class Outbox:
         finally:
             self._senders.discard(converter)
             self._wake.set()
-
-    async def _is_due(self, item: Item) -> bool:
-        """Wait for the time of the next delivery; false where it should be looked at again."""
-        seconds = (item.due_ms - self._archive.now_ms()) / 1000
-        if seconds <= 0:
-            return True
-        with trio.move_on_after(min(seconds, LONGEST_SLEEP_SECONDS)):
-            await self._hurry.wait()
-            return True
-        return False
 
     async def _send(self, item: Item, config: SubmitConfig, receivers: Receivers) -> None:
         """One delivery and its record."""

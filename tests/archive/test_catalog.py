@@ -402,7 +402,7 @@ def test_the_schema_says_what_each_column_is() -> None:
             if line.startswith("    ") and not line.strip().startswith(("PRIMARY", "--")):
                 assert "--" in line or line.split()[0] in documented | {
                     "started_ms", "duration_ms", "header", "stored", "length", "segment_id", "entries",
-                    "ordinal", "queued_ms", "state", "reports",
+                    "ordinal", "queued_ms", "state", "reports", "converter",
                 }, line  # fmt: skip
 
 
