@@ -285,8 +285,10 @@ def test_many_short_conversions_are_each_done_once(mounted: Make) -> None:
 
 
 def test_what_takes_long_is_not_begun_before_a_worker_is_free(mounted: Make) -> None:
-    assert [scheduler.ahead(each) for each in (math.inf, 0.3, 0.1, 0.0)] == [0, 0, 2, 64]
-    station = mounted(config(converter("slow", "function:bad:takes_a_moment"), workers=1))
+    assert [scheduler.ahead(each) for each in (math.inf, 0.3, 0.1, 0.0)] == [0, 1, 5, 128]
+    station = mounted(
+        config(converter("slow", "function:bad:takes_a_moment", arguments={"seconds": 0.7}), workers=1)
+    )
     for number in range(4):
         station.drop("slow", f"{number}.csv")
 
