@@ -34,8 +34,8 @@ WITH_ERROR = (Outcome.FAILED, Outcome.SUSPENDED, Outcome.REJECTED)
 """Outcomes after which error.txt stands beside the source."""
 
 
-DESCRIBED = 4096
-"""How many entry.json are kept, of about 1 KB: a listing asks for the size, a reader for the bytes."""
+DESCRIBED = 512
+"""How many entry.json are kept, 4 KB each: a listing asks for the size, a reader for the bytes."""
 
 
 LOOKED_UP = 64

@@ -13,8 +13,8 @@ from archivefs.errors import ArchiveError
 from archivefs.fs.inbox import InboxItem
 from archivefs.fs.node import Attributes, Directory
 
-KEPT_NAMES = 50_000
-"""Names that are kept, about 350 bytes each: some 17 MB. To make one takes 5 us, to send it 2."""
+KEPT_NAMES = 20_000
+"""Names that are kept, about 350 bytes each: some 7 MB. To make one takes 5 us, to send it 2."""
 KEPT_COST = 4
 """What a kept listing takes beside its names, as names."""
 Row = tuple[int, bytes, EntryAttributes]
@@ -38,6 +38,7 @@ class Listings:
     def __init__(self, answer: Callable[[Attributes], EntryAttributes]) -> None:
         self.answer = answer
         self._kept: OrderedDict[int, _Kept] = OrderedDict()
+        self._collecting: set[int] = set()
         self._cost = 0
         self._versions: Counter[tuple[int, int]] = Counter()
 
@@ -61,15 +62,31 @@ class Listings:
         """Counts the commits that changed what decides about the directory; -1 where nobody can say."""
         return -1 if directory.decided_by is None else self._versions[directory.decided_by]
 
+    def collect(self, directory: Directory) -> bool:
+        """Whether to collect what a directory lists; one of those who read it at the same time does."""
+        wanted = directory.decided_by is not None and directory.ino not in self._collecting
+        if wanted:
+            self._collecting.add(directory.ino)
+        return wanted
+
+    def collected(self, directory: Directory) -> None:
+        """After ``collect``, however it ended."""
+        self._collecting.discard(directory.ino)
+
+    def has_room(self, names: int) -> bool:
+        """Make room for so many names more, by forgetting what was not listed for longest."""
+        while self._cost + names > KEPT_NAMES and self._kept:
+            self._forget(next(iter(self._kept)))
+        return self._cost + names <= KEPT_NAMES
+
     def keep(self, directory: Directory, rows: list[Row], version: int) -> None:
         """Keep all that a directory lists, as it was at that version."""
-        if version == -1 or version != self.version(directory) or len(rows) + KEPT_COST > KEPT_NAMES:
+        cost = len(rows) + KEPT_COST
+        if version != self.version(directory) or not self.has_room(cost):
             return
         self._forget(directory.ino)
         self._kept[directory.ino] = _Kept(rows, version)
-        self._cost += len(rows) + KEPT_COST
-        while self._cost > KEPT_NAMES:
-            self._forget(next(iter(self._kept)))
+        self._cost += cost
 
     def _forget(self, ino: int) -> None:
         kept = self._kept.pop(ino, None)
@@ -121,19 +138,24 @@ class Listing:
 
     def _made(self, after: int) -> Iterator[tuple[Row, InboxItem | None]]:
         """The rows behind a cookie; they are kept when they are all there are."""
-        version = self._listings.version(self._directory)
-        rows: list[Row] | None = [] if after == 0 and version != -1 else None
+        if after != 0 or not self._listings.collect(self._directory):
+            yield from self._rows_after(after)
+            return
+        try:
+            version, rows = self._listings.version(self._directory), list[Row]()
+            for row, item in self._rows_after(0):
+                if len(rows) <= KEPT_NAMES:
+                    rows.append(row)
+                yield row, item
+            self._listings.keep(self._directory, rows, version)
+        finally:
+            self._listings.collected(self._directory)
+
+    def _rows_after(self, after: int) -> Iterator[tuple[Row, InboxItem | None]]:
         answer = self._listings.answer
         for cookie, name, shown in self._directory.entries(after):
             try:
                 entry = answer(shown if isinstance(shown, Attributes) else shown.attributes())
             except (ArchiveError, OSError):
                 continue
-            row = cookie, name, entry
-            if rows is not None:
-                rows.append(row)
-                if len(rows) > KEPT_NAMES:
-                    rows = None
-            yield row, shown if isinstance(shown, InboxItem) else None
-        if rows is not None:
-            self._listings.keep(self._directory, rows, version)
+            yield (cookie, name, entry), shown if isinstance(shown, InboxItem) else None

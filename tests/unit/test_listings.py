@@ -127,6 +127,10 @@ def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     whole(kept, folders[3], [4])
     whole(kept, folders[0], [4])
     assert (folders[3].asked, folders[0].asked) == (10, 20), "the one not used for longest went"
+    both = [kept.open(folders[1]), kept.open(folders[1])]
+    for listing in both:
+        page(listing, 0, 1)
+    assert [len(page(listing, 1, 100)) for listing in both] == [9, 9], "who reads beside another reads all"
     large = Folder(50)
     whole(kept, large, [4])
     whole(kept, large, [4])
