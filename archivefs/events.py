@@ -33,7 +33,11 @@ FINAL = frozenset(Status) - {Status.PENDING, Status.CONVERTING, Status.SUSPENDED
 
 
 class Outcome(StrEnum):
-    """How one attempt ended. ``interrupted``: the daemon stopped; the entry waits again."""
+    """How one attempt ended.
+
+    ``interrupted``: the daemon stopped, the entry waits again. ``transient``: a fault of the machine, not of
+    the source or its converter.
+    """
 
     SUCCESS = "success"
     FAILED = "failed"
@@ -41,6 +45,19 @@ class Outcome(StrEnum):
     SKIPPED = "skipped"
     REJECTED = "rejected"
     INTERRUPTED = "interrupted"
+    TRANSIENT = "transient"
+
+
+class Cause(StrEnum):
+    """Why an attempt was made. ``request``: a person asked for it with ``archivefs retry``."""
+
+    CAPTURE = "capture"
+    RETRY = "retry"
+    REQUEST = "request"
+
+
+AUTOMATIC = frozenset({Cause.RETRY})
+"""Causes of attempts that follow by themselves from an earlier one."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -140,7 +157,7 @@ class Touched(Event, frozen=True, kw_only=True, tag="touched"):
 
 
 class AttemptStarted(Event, frozen=True, kw_only=True, tag="attempt_started"):
-    """A conversion of the entry began. ``cause``: capture, retry or replay."""
+    """A conversion of the entry began; no other attempt ever has its number. ``cause``: see ``Cause``."""
 
     id: str
     attempt: int
@@ -166,6 +183,13 @@ class AttemptFinished(Event, frozen=True, kw_only=True, tag="attempt_finished"):
     due_ms: int = 0
     log: Content | None = None
     reports: list[Content] = []
+
+
+class Retried(Event, frozen=True, kw_only=True, tag="retried"):
+    """A person asked for another conversion of an entry that came to its end, or waits for a later one."""
+
+    id: str
+    due_ms: int
 
 
 class TailCut(Event, frozen=True, kw_only=True, tag="tail_cut"):
@@ -288,6 +312,7 @@ AnyEvent = (
     | Touched
     | AttemptStarted
     | AttemptFinished
+    | Retried
     | TailCut
     | TailDropped
     | Voided

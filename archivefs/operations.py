@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from archivefs import names
-from archivefs.catalog.catalog import DROP_REASON
-from archivefs.config import ConverterConfig
+from archivefs.catalog.catalog import DROP_REASON, VOID_REASON
+from archivefs.catalog.reader import Entry
+from archivefs.config import Config, ConverterConfig
 from archivefs.errors import ArchiveError
 from archivefs.events import (
     WAITING,
@@ -27,6 +28,7 @@ from archivefs.events import (
     Move,
     Outcome,
     Repacked,
+    Retried,
     SegmentsRemoved,
     Status,
     Touched,
@@ -37,6 +39,9 @@ from archivefs.transaction import Operation, Transaction, id_milliseconds
 
 IMPORT_REASON = "imported"
 """``reason`` of an entry that came with an import and waits for no conversion."""
+
+RETRIABLE = frozenset({Status.FAILED, Status.REJECTED, Status.SKIPPED, Status.SUSPENDED})
+"""Statuses of entries that a person may want to have tried again."""
 
 
 def clamped(time_ns: int) -> int:
@@ -287,18 +292,51 @@ class RemoveSegments(Operation[list[str]]):
 
 @dataclass
 class BeginAttempt(Operation[int | None]):
-    """Start a conversion, unless the entry does not wait for one any more."""
+    """Start a conversion, unless the entry does not wait for one any more.
+
+    ``attempt``: the number that it must get, 0 for any. With it, what was read of the entry some time ago can
+    start one conversion, however often it is tried.
+    """
 
     id: str
     cause: str
+    attempt: int = 0
 
     def run(self, txn: Transaction) -> int | None:
         """One event; the attempt's number, or None where the entry was superseded or taken meanwhile."""
         status, attempts = txn.state(self.id)
-        if status not in WAITING:
+        if status not in WAITING or (self.attempt and self.attempt != attempts + 1):
             return None
         txn.record(AttemptStarted(id=self.id, attempt=attempts + 1, cause=self.cause))
         return attempts + 1
+
+
+@dataclass
+class Retry(Operation[str]):
+    """Convert an entry again, now, because a person asks for it; returns why not, '' where it is done."""
+
+    id: str
+    actor: Actor | None = None
+
+    def run(self, txn: Transaction) -> str:
+        """One event, or none. Raises ``UnknownEntryError``."""
+        entry = txn.entry(self.id)
+        reason = why_not_again(txn.config, txn.converter_name(entry), entry, txn.state(self.id)[0])
+        if not reason:
+            txn.record(Retried(id=self.id, due_ms=txn.now_ms, actor=self.actor))
+        return reason
+
+
+def why_not_again(config: Config, converter: str, entry: Entry, status: Status) -> str:
+    """Why an entry that has this status cannot be converted again now, '' where it can."""
+    if status not in RETRIABLE:
+        return f"is {status}; tried again is what is {', '.join(sorted(RETRIABLE))}"
+    if entry.reason == VOID_REASON:
+        return entry.reason
+    first, reason, _ = first_status(config.converters.get(converter, ConverterConfig()), entry.name, 0)
+    if first is Status.ARCHIVED:
+        return f"archive.toml does not say how to convert for {converter}"
+    return reason
 
 
 @dataclass

@@ -34,6 +34,7 @@ from archivefs.events import (
     Rebuilt,
     Repacked,
     Repaired,
+    Retried,
     SegmentsRemoved,
     Status,
     TailCut,
@@ -43,7 +44,7 @@ from archivefs.events import (
     Voided,
 )
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 PAGE_CACHE_KIB = 16_000
 """Pages of the catalog that each connection keeps in memory."""
 SHORT_NAME = 200
@@ -52,6 +53,8 @@ DROP_REASON = "dropped from quarantine"
 """``reason`` of an entry that a person found to be worth nothing."""
 VOID_REASON = "its content is not on the disk"
 """``reason`` of an entry whose record the journal knows and the disk has not."""
+RETRY_REASON = "a person asked for another conversion"
+"""``reason`` of an entry from the moment of asking until that conversion begins."""
 _NUMBER = {status: number for number, status in enumerate(STATUSES)}
 _EPOCH = date(1970, 1, 1).toordinal()
 
@@ -200,6 +203,8 @@ class Catalog:
                 return self._attempt_started(event)
             case AttemptFinished():
                 return self._attempt_finished(event)
+            case Retried():
+                return self._decided(event.id, Status.PENDING, RETRY_REASON, event.due_ms, event.seq)
             case Touched():
                 return self._touched(event)
             case Voided():
@@ -387,7 +392,9 @@ class Catalog:
 
     def _attempt_started(self, event: AttemptStarted) -> list[Change]:
         started_ms = int(datetime.fromisoformat(event.at).timestamp() * 1000)
-        self.db.execute("UPDATE entries SET attempts = ? WHERE id = ?", (event.attempt, event.id))
+        self.db.execute(
+            "UPDATE entries SET attempts = ?, reason = '' WHERE id = ?", (event.attempt, event.id)
+        )
         self.db.execute(
             "INSERT INTO attempts SELECT n, ?, ?, '', ?, 0, '', '{}', '', '[]' FROM entries WHERE id = ?",
             (event.attempt, event.cause, started_ms, event.id),

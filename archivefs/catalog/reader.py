@@ -263,17 +263,19 @@ class Reader:
         )
         return [Entry(*row) for row in rows]
 
-    def due(self, now_ms: int) -> Iterator[Entry]:
-        """Entries whose next conversion is due, earliest first."""
+    def due(self, converter_id: int, now_ms: int) -> Iterator[Entry]:
+        """Entries of a converter whose next conversion is due, earliest first."""
         rows = self.db.execute(
-            "SELECT * FROM entries WHERE due_ms > 0 AND due_ms <= ? ORDER BY due_ms, n", (now_ms,)
+            "SELECT * FROM entries WHERE converter_id = ? AND due_ms > 0 AND due_ms <= ? ORDER BY due_ms, n",
+            (converter_id, now_ms),
         )
         return (Entry(*row) for row in rows)
 
-    def next_due_ms(self, after_ms: int) -> int | None:
-        """The time of the earliest conversion that is due later than ``after_ms``."""
+    def next_due_ms(self, converter_id: int, after_ms: int) -> int | None:
+        """The time of a converter's earliest conversion that is due later than ``after_ms``."""
         due: int | None = self.db.execute(
-            "SELECT min(due_ms) FROM entries WHERE due_ms > 0 AND due_ms > ?", (after_ms,)
+            "SELECT min(due_ms) FROM entries WHERE converter_id = ? AND due_ms > 0 AND due_ms > ?",
+            (converter_id, after_ms),
         ).get
         return due
 

@@ -69,13 +69,13 @@ CREATE INDEX entries_by_place ON entries (converter_id, day, status, n);
 CREATE INDEX entries_by_hex ON entries (hex, captured_ms);
 -- a source by its name in sources/
 CREATE UNIQUE INDEX entries_by_flat_name ON entries (converter_id, day, flat_name);
--- what waits for conversion
-CREATE INDEX entries_by_due ON entries (due_ms) WHERE due_ms > 0;
+-- what waits for conversion, by its converter
+CREATE INDEX entries_by_due ON entries (converter_id, due_ms) WHERE due_ms > 0;
 
 CREATE TABLE attempts (
     n           INTEGER NOT NULL REFERENCES entries,
     attempt     INTEGER NOT NULL,   -- 1, 2, ...
-    cause       TEXT NOT NULL,      -- capture, retry
+    cause       TEXT NOT NULL,      -- an events.Cause; unknown
     outcome     TEXT NOT NULL,      -- an events.Outcome, '' while it runs
     started_ms  INTEGER NOT NULL,
     duration_ms INTEGER NOT NULL,

@@ -28,14 +28,23 @@ LOG_BYTES = 1 << 20
 """What is kept of an attempt's log; the end is, there the failure stands."""
 
 
+OUTSIDE_SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Signals that others send: the kernel when memory runs out, a person, a machine that shuts down."""
 DISMISS_SECONDS = 1.0
 """How long an idle worker may take to end by itself."""
 
 
 class WorkerError(ArchiveError):
-    """The worker did not answer as it must; the message is the attempt's error."""
+    """The worker did not answer as it must; the message is the attempt's error.
+
+    ``is_transient``: not by the doing of its converter.
+    """
 
     exit_code = 40
+
+    def __init__(self, message: str, *, is_transient: bool = False) -> None:
+        super().__init__(message)
+        self.is_transient = is_transient
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,21 +137,22 @@ class _Worker:
             while b"\n" not in self.rest:
                 piece = await self.process.stdout.receive_some()
                 if not piece or len(self.rest) > ANSWER_BYTES:
-                    raise WorkerError(await self._why_silent())
+                    raise await self._why_silent()
                 self.rest += piece
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            raise WorkerError(await self._why_silent()) from None
+            raise await self._why_silent() from None
         answer, _, self.rest = self.rest.partition(b"\n")
         return answer
 
-    async def _why_silent(self) -> str:
+    async def _why_silent(self) -> WorkerError:
         with trio.move_on_after(1):
             code = await self.process.wait()
             if code < 0:
-                name = signal.Signals(-code).name
-                return f"the worker was killed by {name}; too much memory is the usual reason"
-            return f"the converter ended the worker process with exit status {code}"
-        return "the worker gave no answer"
+                number = signal.Signals(-code)
+                said = f"the worker was killed by {number.name}; too much memory is the usual reason"
+                return WorkerError(said, is_transient=number in OUTSIDE_SIGNALS)
+            return WorkerError(f"the converter ended the worker process with exit status {code}")
+        return WorkerError("the worker gave no answer")
 
     async def dismiss(self) -> None:
         """End an idle process by closing its input; kill it where it does not go."""
@@ -188,7 +198,8 @@ class Pool:
                 if scope.cancelled_caught:
                     raise WorkerError(f"timed out: longer than {config.timeout_seconds:g} seconds")
                 answer = _parse(line)
-                alive = True
+                # What is missing may have left half a module behind in that process.
+                alive = answer.outcome is not Outcome.TRANSIENT
             finally:
                 if alive:
                     self._idle.append(worker)

@@ -1,12 +1,11 @@
 """Which entry is converted when: waits for what is due, runs it in the pool, records what came of it."""
 
-import itertools
 import logging
 import math
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import trio
@@ -17,26 +16,16 @@ from archivefs.catalog.reader import Entry
 from archivefs.committer import Committer
 from archivefs.config import ConverterConfig
 from archivefs.convert.pool import Answer, Job, Pool, WorkerError, make_job
+from archivefs.convert.verdict import cause_of, verdict
+from archivefs.convert.waiting import Place, Waiting
 from archivefs.errors import ArchiveError, SegmentMissingError
-from archivefs.events import WAITING, Location, Outcome, Status
+from archivefs.events import WAITING, Location, Outcome
 from archivefs.operations import BeginAttempt, FinishAttempt, Report
 from archivefs.store.durable import make_dirs
 
 log = logging.getLogger(__name__)
 
-LOOK_AHEAD = 1000
-"""Due entries compared by priority at once; bounds the work of one look at the catalog."""
 TROUBLED_SECONDS = 10.0
-LOOK_SECONDS = 0.2
-"""How old the answer may be while there is a backlog; with none, every look is fresh."""
-_STATUS = {
-    Outcome.SUCCESS: Status.SUCCESS,
-    Outcome.FAILED: Status.FAILED,
-    Outcome.SUSPENDED: Status.SUSPENDED,
-    Outcome.SKIPPED: Status.SKIPPED,
-    Outcome.REJECTED: Status.REJECTED,
-    Outcome.INTERRUPTED: Status.PENDING,
-}
 
 
 class Scheduler:
@@ -47,10 +36,10 @@ class Scheduler:
         self._committer = committer
         self._pool = Pool(archive.root, archive.config.workers)
         self._work_dir = archive.root / "staging" / "work"
-        self._running: set[int] = set()
+        self._running: dict[int, int] = {}
         self._held: dict[str, int] = {}
-        self._ready: list[Entry] = []
-        self._looked = 0.0
+        self._free = [Place() for _ in range(archive.config.workers)]
+        self._waiting = Waiting(archive, self._may_start)
         self._wake = trio.Event()
         committer.on_change(self._changed)
 
@@ -78,10 +67,10 @@ class Scheduler:
                 while True:
                     self._wake = trio.Event()
                     try:
-                        for entry in self._next():
-                            self._running.add(entry.n)
-                            nursery.start_soon(self._convert, entry)
-                        pause = self._seconds_to_next()
+                        for place, entry in self._next():
+                            nursery.start_soon(self._convert, place, entry)
+                        # With no free place, the end of a conversion wakes.
+                        pause = self._waiting.seconds_to_next() if self._free else math.inf
                     except Exception:
                         log.exception("the catalog does not say what is due; asking again")
                         pause = TROUBLED_SECONDS
@@ -91,46 +80,23 @@ class Scheduler:
             with trio.CancelScope(shield=True):
                 await self._pool.close()
 
-    def _next(self) -> list[Entry]:
-        """The entries to start now, as many as there are free workers."""
-        free = self._archive.config.workers - len(self._running)
-        chosen: list[Entry] = []
-        looked = False
-        while len(chosen) < free:
-            if not looked and (not self._ready or time.monotonic() - self._looked > LOOK_SECONDS):
-                self._look()
-                looked = True
-            if not self._ready:
-                break
-            entry = self._ready.pop()
-            if entry.id not in self._held:
-                chosen.append(entry)
-        return chosen
-
-    def _look(self) -> None:
-        """Ask the catalog what is due; the most urgent comes last."""
-        self._looked = time.monotonic()
-        due = self._archive.reader.due(self._archive.now_ms())
-        waiting = (entry for entry in due if self._may_start(entry))
-        self._ready = list(itertools.islice(waiting, LOOK_AHEAD))
-        self._ready.sort(key=lambda entry: (-self._config(entry).priority, -entry.due_ms, -entry.n))
+    def _next(self) -> Iterator[tuple[Place, Entry]]:
+        """The entries to start now, as many as there are free places."""
+        while self._free:
+            entry = self._waiting.take(self._free[-1], self._running.values())
+            if entry is None:
+                return
+            self._running[entry.n] = entry.converter_id
+            yield self._free.pop(), entry
 
     def _may_start(self, entry: Entry) -> bool:
-        """Not while it runs or is being written again; nor while archive.toml does not say with what."""
-        return entry.n not in self._running and entry.id not in self._held and bool(self._config(entry).run)
+        """Not while it runs or is being written again."""
+        return entry.n not in self._running and entry.id not in self._held
 
-    def _seconds_to_next(self) -> float:
-        now = self._archive.now_ms()
-        due = self._archive.reader.next_due_ms(now)
-        return math.inf if due is None else (due - now) / 1000 + 0.001
-
-    def _config(self, entry: Entry) -> ConverterConfig:
-        return self._archive.converter_config(self._archive.reader.converter_name(entry.converter_id))
-
-    async def _convert(self, entry: Entry) -> None:
+    async def _convert(self, place: Place, entry: Entry) -> None:
         try:
-            cause = "capture" if entry.attempts == 0 else "retry"
-            attempt = await self._committer.submit(BeginAttempt(entry.id, cause))
+            begin = BeginAttempt(entry.id, cause_of(entry), entry.attempts + 1)
+            attempt = await self._committer.submit(begin)
             if attempt is not None:
                 await self._attempt(entry, attempt)
         except ArchiveError as error:
@@ -140,7 +106,8 @@ class Scheduler:
             log.exception("conversion of %s", entry.id)
             await trio.sleep(1)
         finally:
-            self._running.discard(entry.n)
+            del self._running[entry.n]
+            self._free.append(place)
             self._wake.set()
 
     async def _attempt(self, entry: Entry, attempt: int) -> None:
@@ -156,14 +123,18 @@ class Scheduler:
             answer = await self._pool.convert(converter, config, job)
             reports = await trio.to_thread.run_sync(job.read_reports, answer.reports)
         except (ArchiveError, OSError) as error:
-            version = answer.version if isinstance(error, WorkerError) else ""
-            answer = Answer(outcome=Outcome.FAILED, error=str(error), version=version)
+            is_transient = (
+                error.is_transient if isinstance(error, WorkerError) else isinstance(error, OSError)
+            )
+            outcome = Outcome.TRANSIENT if is_transient else Outcome.FAILED
+            answer = Answer(outcome=outcome, error=str(error), version=answer.version)
         except Exception as error:
             log.exception("conversion of %s", entry.id)
             answer = Answer(outcome=Outcome.FAILED, error=f"archivefs failed, see its log: {error}")
         finally:
             with trio.CancelScope(shield=True):
-                status, due_ms, error_text = self._verdict(entry, config, answer)
+                before = self._archive.reader.attempts(entry.n)
+                status, due_ms, error_text = verdict(config, answer, before, self._archive.now_ms())
                 log_text = await trio.to_thread.run_sync(job.read_log) if job is not None else b""
                 finish = FinishAttempt(
                     id=entry.id, converter=converter, attempt=attempt, outcome=answer.outcome,
@@ -193,20 +164,6 @@ class Scheduler:
                     return
             await trio.sleep(delay)
             delay = min(2 * delay, 5)
-
-    def _verdict(self, entry: Entry, config: ConverterConfig, answer: Answer) -> tuple[Status, int, str]:
-        """Status, time of the next attempt (0: none) and error text that follow from an answer."""
-        error = answer.error
-        if answer.outcome is Outcome.INTERRUPTED:
-            return Status.PENDING, self._archive.now_ms(), error
-        if answer.outcome is not Outcome.SUSPENDED:
-            return _STATUS[answer.outcome], 0, error
-        before = self._archive.reader.attempts(entry.n)
-        suspended = 1 + sum(attempt.outcome == Outcome.SUSPENDED for attempt in before)
-        if suspended > config.max_retries:
-            return Status.FAILED, 0, f"given up after {suspended} suspended attempts: {error}"
-        delay = config.retry_delay_seconds if answer.retry_after is None else answer.retry_after
-        return Status.SUSPENDED, self._archive.now_ms() + int(delay * 1000) + 1, error
 
     async def _extracted(self, entry: Entry, attempt: int, config: ConverterConfig) -> Job:
         """The archived source in a folder of its own; looked for again where a repack moved it meanwhile."""

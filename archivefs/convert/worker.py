@@ -7,6 +7,7 @@ daemon is gone, so is this process.
 """
 
 import contextlib
+import errno
 import importlib
 import inspect
 import json
@@ -39,6 +40,14 @@ EX_TEMPFAIL = 75
 """Exit status by which a command says "later" (sysexits.h)."""
 ERROR_CHARACTERS = 4000
 """Longest error text that an attempt keeps; its end is what is kept, there the reason stands."""
+
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM)
+"""Why a report cannot be written that is no fault of the report."""
+
+
+class MissingError(Exception):
+    """Something that the converter needs is not installed."""
 
 
 def load(run: str, root: Path, thresholds: Thresholds) -> tuple[Converter, str]:
@@ -75,10 +84,13 @@ def _command(command: Sequence[str], root: Path) -> Converter:
 
     def convert(path: Path, arguments: dict[str, Any], _: int) -> Result:
         environment = os.environ | {"ARCHIVEFS_ARGUMENTS": json.dumps(arguments)}
-        done = subprocess.run(
-            [program, *command[1:], str(path)],
-            env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False,
-        )  # fmt: skip
+        try:
+            done = subprocess.run(
+                [program, *command[1:], str(path)],
+                env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False,
+            )  # fmt: skip
+        except FileNotFoundError as error:
+            raise MissingError(f"the program {program!r} cannot be started: {error}") from None
         said = done.stderr.decode("utf-8", "replace")
         print(said, end="", flush=True)  # noqa: T201  into the attempt's log
         if done.returncode == EX_TEMPFAIL:
@@ -123,7 +135,7 @@ def _explain(error: BaseException) -> str:
     """One readable line: what was raised, and where in the converter."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    if isinstance(error, NotAReportError | ArgumentsError):
+    if isinstance(error, NotAReportError | ArgumentsError | MissingError):
         return str(error)
     if isinstance(error, ModuleNotFoundError) and str(error.name).partition(".")[0] in (PYWATS, "pywats"):
         return (
@@ -136,13 +148,17 @@ def _explain(error: BaseException) -> str:
 
 def run_job(converter: Converter, job: dict[str, Any]) -> dict[str, Any]:
     """One conversion; whatever happens in it becomes an answer."""
+    result = None
     try:
         result = converter(Path(job["path"]), job["arguments"], job["attempt"])
         names = _write_reports(result.reports, Path(job["out"]))
     except Exception as error:
         sys.stdout.flush()
         traceback.print_exc()
-        return {"outcome": "failed", "error": _explain(error)[-ERROR_CHARACTERS:]}
+        is_missing = isinstance(error, ModuleNotFoundError | MissingError)
+        cannot_store = result is not None and isinstance(error, OSError) and error.errno in DISK_ERRORS
+        outcome = "transient" if is_missing or cannot_store else "failed"
+        return {"outcome": outcome, "error": _explain(error)[-ERROR_CHARACTERS:]}
     return {
         "outcome": str(result.outcome),
         "reports": names,
@@ -216,7 +232,8 @@ def main() -> NoReturn:
                     converter, version = load(setup["run"], Path(setup["root"]), thresholds)
             except Exception as error:
                 traceback.print_exc()
-                answer = {"outcome": "failed", "error": f"the converter does not load: {_explain(error)}"}
+                outcome = "transient" if isinstance(error, ImportError) else "failed"
+                answer = {"outcome": outcome, "error": f"the converter does not load: {_explain(error)}"}
             else:
                 answer = run_job(converter, job)
         line = json.dumps(answer | {"version": version}, ensure_ascii=False)

@@ -27,7 +27,7 @@ from archivefs.fs.node import (
     while_in,
 )
 
-WITH_ERROR = (Outcome.FAILED, Outcome.SUSPENDED, Outcome.REJECTED)
+WITH_ERROR = (Outcome.FAILED, Outcome.SUSPENDED, Outcome.TRANSIENT, Outcome.REJECTED)
 """Outcomes after which error.txt stands beside the source."""
 
 

@@ -370,7 +370,7 @@ def test_figures_in_the_text_are_those_of_the_code() -> None:
     assert f"at most {GROUP}." in page("durability.md")
     assert f"up to {capture.GROUP} files" in page("durability.md")
     assert f"at most {query.MAX_ALTERNATIVES} " in page("commands.md")
-    assert SCHEMA_VERSION == 3
+    assert SCHEMA_VERSION == 4
 
 
 def slug(heading: str) -> str:

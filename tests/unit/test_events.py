@@ -24,6 +24,7 @@ from archivefs.events import (
     Rebuilt,
     Repacked,
     Repaired,
+    Retried,
     SegmentsRemoved,
     Status,
     TailCut,
@@ -56,6 +57,7 @@ EXAMPLES = [
     Voided(id=ID, attempt=1, ordinal=2, reason="content/x ends at 5"),
     Adopted(id=ID, status=Status.PENDING, due_ms=5),
     Dropped(id=ID, reason="dropped from quarantine"),
+    Retried(id=ID, due_ms=5, actor=Actor(uid=0, program="archivefs retry")),
     DictionaryTrained(
         converter="ict", content="sources", name="ict-1", number=32768, samples=500, size=114688,
         sha256="f" * 64, day="2026-02-13",

@@ -87,3 +87,13 @@ def look(path: str, arguments: dict[str, Any]) -> dict[str, Any]:
         "mtime_ns": file.stat().st_mtime_ns,
         "environment": sorted(os.environ),
     }
+
+
+class TellsAndWaits:
+    """Writes its process number to the log and waits for the file ``gate``."""
+
+    def convert(self, source: Source, context: Context) -> dict[str, Any]:
+        context.log(str(os.getpid()))
+        while not Path(context.arguments["gate"]).exists():
+            time.sleep(0.01)
+        return {"waited": True}
