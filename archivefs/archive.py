@@ -21,7 +21,8 @@ from archivefs import __version__
 from archivefs import config as configuration
 from archivefs.catalog.catalog import Catalog, Change, day_number
 from archivefs.catalog.compare import told
-from archivefs.catalog.reader import Entry, Reader
+from archivefs.catalog.reader import Reader
+from archivefs.catalog.rows import Entry
 from archivefs.config import ConverterConfig
 from archivefs.errors import (
     ArchiveError,

@@ -8,7 +8,7 @@ import msgspec
 
 from archivefs import names
 from archivefs.archive import Archive
-from archivefs.catalog.reader import Attempt, Entry, Stored, arguments_of
+from archivefs.catalog.rows import Attempt, Entry, Stored, arguments_of
 
 XATTR = "user.archivefs."
 
@@ -18,13 +18,14 @@ def time_text(when_ms: int) -> str:
     if when_ms == 0:
         return ""
     moment = datetime.fromtimestamp(when_ms // 1000, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{when_ms % 1000:03d}Z"
+    return f"{moment.isoformat()[:19]}.{when_ms % 1000:03d}Z"
 
 
 def entry(archive: Archive, row: Entry) -> dict[str, Any]:
     """Everything about an entry, as entry.json shows it; keys without a value are left out."""
     reader = archive.reader
-    contents = reader.contents(row.n)
+    contents = reader.contents(row.n) if row.attempts else []
+    attempts = reader.attempts(row.n) if row.attempts else []
     place = reader.location(row)
     facts: dict[str, Any] = {
         **summary(archive, row),
@@ -42,7 +43,7 @@ def entry(archive: Archive, row: Entry) -> dict[str, Any]:
         "segment": f"content/{place.segment}",
         "offset": place.offset,
         "length": place.length,
-        "attempts": [attempt(each, contents) for each in reader.attempts(row.n)],
+        "attempts": [attempt(each, contents) for each in attempts],
     }
     return {key: value for key, value in facts.items() if value not in ("", [], {})}
 
@@ -101,16 +102,17 @@ def xattrs(archive: Archive, row: Entry) -> dict[bytes, bytes]:
 
 
 class LazyXattrs(Mapping[bytes, bytes]):
-    """``xattrs`` made when first asked for: most listings never look at them."""
+    """``xattrs`` of entry number ``n``, made when first asked for: hardly anybody asks."""
 
-    def __init__(self, archive: Archive, row: Entry) -> None:
+    def __init__(self, archive: Archive, n: int) -> None:
         self._archive = archive
-        self._row = row
+        self._n = n
         self._made: dict[bytes, bytes] | None = None
 
     def _all(self) -> dict[bytes, bytes]:
         if self._made is None:
-            self._made = xattrs(self._archive, self._row)
+            row = self._archive.reader.entry(self._n)
+            self._made = {} if row is None else xattrs(self._archive, row)
         return self._made
 
     def __getitem__(self, name: bytes) -> bytes:

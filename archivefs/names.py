@@ -72,9 +72,17 @@ def numbered(name: bytes, number: int, limit: int = NAME_MAX) -> bytes:
     return _shortened(stem, limit - len(suffix) - len(mark)) + mark + suffix
 
 
-def entry_label(local_time: datetime, sha256: str, name: bytes, twin: int) -> bytes:
-    """The directory name of an entry: ``HHMMSS_xxxxxx_NAME``, ``~twin`` for the later ones of equal label."""
-    prefix = local_time.strftime("%H%M%S_").encode() + sha256[:6].encode() + b"_"
+def clock(local_time: datetime) -> bytes:
+    """``HHMMSS``."""
+    return b"%02d%02d%02d" % (local_time.hour, local_time.minute, local_time.second)
+
+
+def entry_label(when: bytes, digits: str, name: bytes, twin: int) -> bytes:
+    """The directory name of an entry: ``HHMMSS_xxxxxx_NAME``, ``~twin`` for the later ones of equal label.
+
+    ``when`` is the ``HHMMSS`` of its capture, ``digits`` the first six of its SHA-256.
+    """
+    prefix = b"%b_%b_" % (when, digits.encode())
     return prefix + numbered(name, twin, NAME_MAX - len(prefix))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from archivefs import attributes, names
 from archivefs.archive import Archive
-from archivefs.catalog.reader import Entry
+from archivefs.catalog.rows import Entry
 from archivefs.errors import DestinationExistsError
 from archivefs.store.durable import sync_dir
 

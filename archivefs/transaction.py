@@ -10,7 +10,8 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from archivefs.catalog.reader import Entry, Reader
+from archivefs.catalog.reader import Reader
+from archivefs.catalog.rows import Entry
 from archivefs.config import Config
 from archivefs.errors import ArchiveError, UnknownEntryError
 from archivefs.events import (

@@ -274,18 +274,19 @@ class Catalog:
         """
         zone = ZoneInfo(self.timezone)
         local = datetime.fromtimestamp(event.captured_ms // 1000, zone)
+        clock, digits = names.clock(local), event.sha256[:6]
         starts = {int(local.replace(fold=fold).timestamp()) * 1000 for fold in (0, 1)}
         taken = {
-            names.entry_label(local, event.sha256, row[0], row[1])
+            names.entry_label(clock, digits, row[0], row[1])
             for start in starts
             for row in self.db.execute(
                 "SELECT name, twin FROM entries WHERE hex = ? AND captured_ms BETWEEN ? AND ?"
                 " AND converter_id = ? AND day = ?",
-                (event.sha256[:6], start, start + 999, converter_id, day),
+                (digits, start, start + 999, converter_id, day),
             )
         }
         twin = 1
-        while names.entry_label(local, event.sha256, name, twin) in taken:
+        while names.entry_label(clock, digits, name, twin) in taken:
             twin += 1
         return twin
 

@@ -2,132 +2,20 @@
 
 import re
 from collections.abc import Iterator, Mapping, Set
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Self
 from zoneinfo import ZoneInfo
 
 import apsw
-import msgspec
 
 from archivefs import names
 from archivefs.catalog import conditions
 from archivefs.catalog.catalog import DROP_REASON, VOID_REASON, connect, day_number, day_text, status_number
+from archivefs.catalog.rows import Attempt, DictionaryRow, Entry, Record, Source, Stored, Total
 from archivefs.errors import CatalogError, UnknownEntryError
 from archivefs.events import STATUSES, Location, Status
 from archivefs.query import Query
-
-
-class Entry(NamedTuple):
-    """One row of ``entries``, in the order of the table's columns (schema.sql says what each is)."""
-
-    n: int
-    id: str
-    converter_id: int
-    day: int
-    status_number: int
-    name: bytes
-    folder: bytes
-    flat_name: bytes
-    twin: int
-    hex: str
-    sha256: str
-    size: int
-    mtime_ns: int
-    mode: int
-    uid: int
-    gid: int
-    captured_ms: int
-    reason: str
-    xattrs: str
-    superseded_by: str
-    due_ms: int
-    attempts: int
-    changed_seq: int
-    segment_id: int
-    offset: int
-    header: int
-    stored: int
-    length: int
-
-    @property
-    def status(self) -> Status:
-        """Where the entry stands."""
-        return STATUSES[self.status_number]
-
-    @property
-    def day_text(self) -> str:
-        """``YYYY-MM-DD``."""
-        return day_text(self.day)
-
-    def label(self, zone: ZoneInfo) -> bytes:
-        """The name of its directory in every view."""
-        local = datetime.fromtimestamp(self.captured_ms / 1000, UTC).astimezone(zone)
-        return names.entry_label(local, self.sha256, self.name, self.twin)
-
-
-class Attempt(NamedTuple):
-    """One row of ``attempts``, in the order of the table's columns."""
-
-    n: int
-    attempt: int
-    cause: str
-    outcome: str
-    started_ms: int
-    duration_ms: int
-    version: str
-    arguments: str
-    error: str
-    warnings: str
-
-
-class Stored(NamedTuple):
-    """One row of ``contents``; ``location`` is None where the content was not kept."""
-
-    n: int
-    attempt: int
-    ordinal: int
-    name: str
-    size: int
-    sha256: str
-    location: Location | None
-
-
-class Record(NamedTuple):
-    """A record that a segment must hold."""
-
-    id: str
-    offset: int
-    length: int
-    size: int
-    sha256: str
-    attempt: int
-    ordinal: int
-
-
-class DictionaryRow(NamedTuple):
-    """A dictionary as the journal describes it."""
-
-    number: int
-    name: str
-    converter: str
-    content: str
-    samples: int
-    size: int
-    sha256: str
-    day: str
-    seq: int
-
-
-class Total(NamedTuple):
-    """Sums over the entries of one converter, day and status."""
-
-    converter: str
-    day: int
-    status: Status
-    entries: int
-    size: int
-    length: int
 
 
 class Reader:
@@ -176,9 +64,19 @@ class Reader:
             raise UnknownEntryError(f'no entry with id "{id_}": {why}')
         return found[0]
 
-    def by_flat_name(self, converter_id: int, day: int, name: bytes) -> Entry | None:
-        """The entry that sources/ shows under this name on that day."""
-        return self._one("converter_id = ? AND day = ? AND flat_name = ?", converter_id, day, name)
+    def source(self, n: int) -> Source | None:
+        """The source of entry number ``n``."""
+        return self._source("n = ?", n)
+
+    def by_flat_name(self, converter_id: int, day: int, name: bytes) -> Source | None:
+        """The source that sources/ shows under this name on that day."""
+        return self._source("converter_id = ? AND day = ? AND flat_name = ?", converter_id, day, name)
+
+    def _source(self, where: str, *values: object) -> Source | None:
+        columns = ", ".join(Source._fields).replace("status_number", "status")
+        for row in self.db.execute(f"SELECT {columns} FROM entries WHERE {where}", values):
+            return Source(*row)
+        return None
 
     def by_label(self, label: bytes, day: int, zone: ZoneInfo, converter_id: int) -> Entry | None:
         """The entry whose directory has this name, among those of a converter's day."""
@@ -249,6 +147,35 @@ class Reader:
         )
         return [Entry(*row) for row in rows]
 
+    def flat_page(
+        self, converter_id: int, day: int, status: Status, after: int, limit: int
+    ) -> list[tuple[int, bytes, int, int, int]]:
+        """``(n, flat name, size, length, mtime_ns)`` of the same; a few columns are read fast."""
+        rows = self.db.execute(
+            "SELECT n, flat_name, size, length, mtime_ns FROM entries"
+            " WHERE converter_id = ? AND day = ? AND status = ? AND n > ? ORDER BY n LIMIT ?",
+            (converter_id, day, status_number(status), after, limit),
+        )
+        return list(rows)
+
+    def label_page(
+        self, converter_id: int, day: int, status: Status, after: int, limit: int
+    ) -> list[tuple[int, int, str, bytes, int]]:
+        """``(n, captured_ms, hex, name, twin)`` of the same."""
+        rows = self.db.execute(
+            "SELECT n, captured_ms, hex, name, twin FROM entries"
+            " WHERE converter_id = ? AND day = ? AND status = ? AND n > ? ORDER BY n LIMIT ?",
+            (converter_id, day, status_number(status), after, limit),
+        )
+        return list(rows)
+
+    def id_page(self, after: int, limit: int) -> list[tuple[int, str, int]]:
+        """``(n, id, captured_ms)`` of the next entries of the whole archive in the order of ``n``."""
+        rows = self.db.execute(
+            "SELECT n, id, captured_ms FROM entries WHERE n > ? ORDER BY n LIMIT ?", (after, limit)
+        )
+        return list(rows)
+
     def all_after(self, after: int, limit: int) -> list[Entry]:
         """The next entries of the whole archive in the order of ``n``."""
         rows = self.db.execute("SELECT * FROM entries WHERE n > ? ORDER BY n LIMIT ?", (after, limit))
@@ -301,11 +228,11 @@ class Reader:
             for n, attempt, ordinal, name, size, sha256, *place in rows
         ]
 
-    def location(self, entry: Entry) -> Location:
+    def location(self, entry: Entry | Source) -> Location:
         """Where the source's record lies."""
         place = self._location(entry.segment_id, entry.offset, entry.header, entry.stored, entry.length)
         if place is None:
-            raise UnknownEntryError(f"entry {entry.id} has no content")
+            raise UnknownEntryError(f"entry number {entry.n} has no content")
         return place
 
     def _location(
@@ -490,9 +417,3 @@ class Reader:
         """The journal line up to which this connection sees."""
         seq: int = self.db.execute("SELECT value FROM meta WHERE key = 'applied_seq'").get
         return seq
-
-
-def arguments_of(attempt: Attempt) -> dict[str, object]:
-    """The arguments of an attempt, decoded."""
-    decoded: dict[str, object] = msgspec.json.decode(attempt.arguments)
-    return decoded

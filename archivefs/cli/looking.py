@@ -12,7 +12,7 @@ from rich.text import Text
 
 from archivefs import describe, names, query, statistics
 from archivefs.archive import Archive
-from archivefs.catalog.reader import Entry
+from archivefs.catalog.rows import Entry
 from archivefs.cli.common import console, json_option, print_json, size_text, with_archive
 from archivefs.events import AnyEvent
 from archivefs.fs import mounts

@@ -7,7 +7,7 @@ import msgspec
 
 from archivefs import names, restoring
 from archivefs.archive import Archive
-from archivefs.catalog.reader import Entry
+from archivefs.catalog.rows import Entry
 from archivefs.cli.common import json_option, print_json, with_archive
 from archivefs.errors import ArchiveError
 

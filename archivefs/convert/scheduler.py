@@ -12,7 +12,7 @@ import trio
 
 from archivefs.archive import Archive
 from archivefs.catalog.catalog import Change
-from archivefs.catalog.reader import Entry
+from archivefs.catalog.rows import Entry
 from archivefs.committer import Committer
 from archivefs.config import ConverterConfig
 from archivefs.convert.pool import Answer, Job, Pool, WorkerError, make_job

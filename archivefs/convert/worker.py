@@ -218,6 +218,7 @@ def main() -> NoReturn:
     os.dup2(null, 1)
     jobs = _Jobs(lines)
     setup = jobs.next()
+    os.umask(0o077)  # what a kill leaves behind is private
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (setup["memory_bytes"], setup["memory_bytes"]))
     sys.path[:0] = setup["path"]

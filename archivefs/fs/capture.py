@@ -20,7 +20,7 @@ import trio
 from archivefs import attributes
 from archivefs.archive import Archive
 from archivefs.catalog.catalog import Change
-from archivefs.catalog.reader import Entry
+from archivefs.catalog.rows import Entry
 from archivefs.committer import Committer
 from archivefs.convert.scheduler import Scheduler
 from archivefs.errors import ArchiveError, ContentDamagedError

@@ -1,14 +1,15 @@
 """An entry as a directory: the source under its name, what is known about it, its reports and attempts."""
 
+import functools
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 from archivefs import describe, names
 from archivefs.archive import Archive
-from archivefs.catalog.reader import Attempt, Entry, Stored
+from archivefs.catalog.rows import Attempt, Entry, Source, Stored
 from archivefs.errors import UnknownEntryError
-from archivefs.events import Location, Outcome
+from archivefs.events import Location, Outcome, Status
 from archivefs.fs import inodes
 from archivefs.fs.frame_cache import ContentHandle, FrameCache
 from archivefs.fs.inodes import Kind, Slot
@@ -22,6 +23,7 @@ from archivefs.fs.node import (
     Directory,
     File,
     Handle,
+    Listed,
     Node,
     Text,
     while_in,
@@ -29,6 +31,30 @@ from archivefs.fs.node import (
 
 WITH_ERROR = (Outcome.FAILED, Outcome.SUSPENDED, Outcome.TRANSIENT, Outcome.REJECTED)
 """Outcomes after which error.txt stands beside the source."""
+
+
+DESCRIBED = 4096
+"""How many entry.json are kept, of about 1 KB: a listing asks for the size, a reader for the bytes."""
+
+
+def source_ino(n: int) -> int:
+    """The inode number of an entry's source."""
+    return inodes.entry_part(Kind.FILE, n, 0, Slot.SOURCE)
+
+
+def source_attributes(n: int, size: int, length: int, mtime_ns: int, status: Status) -> Attributes:
+    """What stat shows of a source: its size, and the blocks that its record of ``length`` bytes takes."""
+    known = while_in(status)
+    return Attributes(
+        source_ino(n), FILE_MODE, size, -(-length // 512), mtime_ns, mtime_ns, None, None, known, known
+    )
+
+
+def entry_attributes(n: int, captured_ms: int, view: int, status: Status | None) -> Attributes:
+    """What stat shows of an entry's directory; it is dated by the capture. ``status`` None: for by-id/."""
+    when, known = captured_ms * 10**6, FOREVER if status is None else while_in(status)
+    ino = inodes.entry_part(Kind.ENTRY, n, 0, view)
+    return Attributes(ino, DIR_MODE, 0, 0, when, when, None, None, known, BRIEFLY)
 
 
 class ContentFile(File):
@@ -98,6 +124,10 @@ class EntryNodes:
     def __init__(self, archive: Archive, cache: FrameCache) -> None:
         self.archive = archive
         self.cache = cache
+        self._described = functools.lru_cache(DESCRIBED)(self._describe)
+
+    def _describe(self, entry: Entry) -> bytes:
+        return describe.as_file(describe.entry(self.archive, entry))
 
     def row(self, n: int) -> Entry:
         """The entry. Raises ``UnknownEntryError``."""
@@ -120,36 +150,40 @@ class EntryNodes:
                 return self._file(n, attempt, last)
 
     def _file(self, n: int, attempt: int, slot: int) -> Node:
-        entry = self.row(n)
         if slot == Slot.SOURCE:
-            return self.source(entry)
+            return self.source(self._source(n))
         if slot == Slot.ENTRY_JSON:
-            return self.entry_json(entry)
+            return self.entry_json(self.row(n))
         if slot == Slot.ERROR:
-            return self.error(entry, self.archive.reader.attempts(n)[-1])
+            return self.error(self.row(n), self.archive.reader.attempts(n)[-1])
         for _, node in AttemptDir(self, n, attempt, 0).named():
             if node.ino == inodes.entry_part(Kind.FILE, n, attempt, slot):
                 return node
-        raise UnknownEntryError(f"entry {entry.id} has no such file any more")
+        raise UnknownEntryError(f"entry number {n} has no such file any more")
 
-    def source(self, entry: Entry) -> ContentFile:
+    def _source(self, n: int) -> Source:
+        source = self.archive.reader.source(n)
+        if source is None:
+            raise UnknownEntryError(f"there is no entry number {n} any more")
+        return source
+
+    def source(self, source: Entry | Source) -> ContentFile:
         """The source of an entry."""
-        ino = inodes.entry_part(Kind.FILE, entry.n, 0, Slot.SOURCE)
-        place = self.archive.reader.location(entry)
-        facts = describe.LazyXattrs(self.archive, entry)
+        n = source.n
+        facts = describe.LazyXattrs(self.archive, n)
         return ContentFile(
-            self.cache, ino, place, partial(self._source_place, entry.n), entry.size, entry.mtime_ns, facts,
-            while_in(entry.status),
+            self.cache, source_ino(n), self.archive.reader.location(source), partial(self._source_place, n),
+            source.size, source.mtime_ns, facts, while_in(source.status),
         )  # fmt: skip
 
     def _source_place(self, n: int) -> Location:
         """Where the source of an entry lies now."""
-        return self.archive.reader.location(self.row(n))
+        return self.archive.reader.location(self._source(n))
 
     def entry_json(self, entry: Entry) -> TextFile:
         """All that is known about an entry."""
         ino = inodes.entry_part(Kind.FILE, entry.n, 0, Slot.ENTRY_JSON)
-        content = describe.as_file(describe.entry(self.archive, entry))
+        content = self._described(entry)
         # The digits below a millisecond tell the versions apart, for the kernel's cache.
         when = entry.captured_ms * 10**6 + entry.changed_seq % 10**6
         return TextFile(ino, content, when, while_in(entry.status))
@@ -189,7 +223,7 @@ class _NamedDir(Directory):
         """The node of a name."""
         return next((node for each, node in self.named() if each == name), None)
 
-    def entries(self, after: int) -> Iterator[tuple[int, bytes, Node]]:
+    def entries(self, after: int) -> Iterator[Listed]:
         """All at once; cookies count from 1."""
         for cookie, (name, node) in enumerate(self.named(), 1):
             if cookie > after:
@@ -207,11 +241,8 @@ class EntryDir(_NamedDir):
 
     def attributes(self) -> Attributes:
         """Dated by the capture."""
-        when = self._entry.captured_ms * 10**6
-        known = FOREVER if self._view == inodes.BY_ID_VIEW else while_in(self._entry.status)
-        return Attributes(
-            self.ino, DIR_MODE, mtime_ns=when, ctime_ns=when, entry_timeout=known, attr_timeout=BRIEFLY
-        )
+        status = None if self._view == inodes.BY_ID_VIEW else self._entry.status
+        return entry_attributes(self._entry.n, self._entry.captured_ms, self._view, status)
 
     def xattrs(self) -> Mapping[bytes, bytes]:
         """``user.archivefs.*``."""
@@ -227,7 +258,7 @@ class EntryDir(_NamedDir):
             found.append((name if name != entry.name else names.numbered(name, 2), node))
 
         add(b"entry.json", nodes.entry_json(entry))
-        attempts = reader.attempts(entry.n)
+        attempts = reader.attempts(entry.n) if entry.attempts else []
         if attempts:
             last = attempts[-1]
             contents = reader.contents(entry.n)

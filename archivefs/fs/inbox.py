@@ -20,7 +20,7 @@ from archivefs.archive import Archive
 from archivefs.errors import ArchiveError, UnknownConverterError
 from archivefs.events import Actor
 from archivefs.fs import inodes
-from archivefs.fs.node import Attributes, Directory, Handle, Node
+from archivefs.fs.node import Attributes, Directory, Handle, Listed, Node
 from archivefs.store.durable import make_dirs, sync_up
 
 log = logging.getLogger(__name__)
@@ -165,7 +165,7 @@ class InboxDir(InboxItem, Directory):
             return None
         return self.inbox.find(self, name)
 
-    def entries(self, after: int) -> Iterator[tuple[int, bytes, Node]]:
+    def entries(self, after: int) -> Iterator[Listed]:
         """A snapshot of the names, sorted; files may come and go while it is read."""
         for cookie, name in enumerate(sorted(os.listdir(self.inbox.path(self))), 1):  # noqa: PTH208  bytes
             item = self.lookup(name) if cookie > after else None

@@ -16,7 +16,7 @@ from pyfuse3 import FileNameT, InodeT
 
 from archivefs.archive import Archive
 from archivefs.catalog.catalog import Change
-from archivefs.catalog.reader import Entry
+from archivefs.catalog.rows import Entry
 from archivefs.events import FINAL, Status
 from archivefs.fs import inodes
 from archivefs.fs.inodes import BY_ID_VIEW, Kind, Slot

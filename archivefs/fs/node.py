@@ -63,11 +63,15 @@ class Directory(Node):
         """The thing of that name, None where there is none."""
 
     @abstractmethod
-    def entries(self, after: int) -> Iterator[tuple[int, bytes, Node]]:
-        """``(cookie, name, node)`` behind the cookie ``after`` (0: from the start), read page by page.
+    def entries(self, after: int) -> Iterator["Listed"]:
+        """What is behind the cookie ``after`` (0: from the start), read page by page.
 
         The cookie of a thing stays the same while others come and go.
         """
+
+
+Listed = tuple[int, bytes, Node | Attributes]
+"""Cookie, name, and the node or, where there are many, only the attributes that it would have."""
 
 
 class Handle(ABC):

@@ -34,7 +34,7 @@ from archivefs import names
 from archivefs.errors import ArchiveError, ContentDamagedError
 from archivefs.fs.capture import Capturer, actor_of
 from archivefs.fs.inbox import InboxDir, InboxFile, InboxHandle, InboxItem, errno_of
-from archivefs.fs.node import Attributes, Directory, File, Handle, Node
+from archivefs.fs.node import Attributes, Directory, File, Handle, Listed, Node
 from archivefs.fs.tree import Tree
 
 log = logging.getLogger(__name__)
@@ -91,10 +91,10 @@ class _OpenDirectory:
     def __init__(self, directory: Directory) -> None:
         self.directory = directory
         self._cookie = -1
-        self._rest: Iterator[tuple[int, bytes, Node]] = iter(())
-        self._waiting: tuple[int, bytes, Node] | None = None
+        self._rest: Iterator[Listed] = iter(())
+        self._waiting: Listed | None = None
 
-    def after(self, cookie: int) -> Iterator[tuple[int, bytes, Node]]:
+    def after(self, cookie: int) -> Iterator[Listed]:
         """What comes behind ``cookie``; a snapshot goes on as long as the kernel reads in order."""
         if cookie != self._cookie:
             self._rest, self._waiting = self.directory.entries(cookie), None
@@ -102,7 +102,7 @@ class _OpenDirectory:
             yield self._waiting
         yield from self._rest
 
-    def pause(self, cookie: int, waiting: tuple[int, bytes, Node]) -> None:
+    def pause(self, cookie: int, waiting: Listed) -> None:
         """The kernel's page is full: ``waiting`` did not fit any more."""
         self._cookie, self._waiting = cookie, waiting
 
@@ -127,16 +127,17 @@ class Operations(pyfuse3.Operations):
 
     def _entry(self, attributes: Attributes) -> EntryAttributes:
         entry, show = EntryAttributes(), self._show
-        entry.st_ino = InodeT(attributes.ino)
-        entry.st_mode = ModeT(attributes.mode & ~show.umask)
-        entry.st_size = attributes.size
-        entry.st_blocks = attributes.blocks
-        entry.st_uid = show.uid if attributes.uid is None or show.fixed_uid else attributes.uid
-        entry.st_gid = show.gid if attributes.gid is None or show.fixed_gid else attributes.gid
-        entry.st_mtime_ns = entry.st_atime_ns = attributes.mtime_ns
-        entry.st_ctime_ns = attributes.ctime_ns
-        entry.entry_timeout = attributes.entry_timeout
-        entry.attr_timeout = attributes.attr_timeout
+        ino, mode, entry.st_size, entry.st_blocks, mtime_ns, ctime_ns, uid, gid, known, attr_known = (
+            attributes
+        )
+        entry.st_ino = InodeT(ino)
+        entry.st_mode = ModeT(mode & ~show.umask)
+        entry.st_uid = show.uid if uid is None or show.fixed_uid else uid
+        entry.st_gid = show.gid if gid is None or show.fixed_gid else gid
+        entry.st_mtime_ns = entry.st_atime_ns = mtime_ns
+        entry.st_ctime_ns = ctime_ns
+        entry.entry_timeout = known
+        entry.attr_timeout = attr_known
         return entry
 
     def _found(self, node: Node) -> EntryAttributes:
@@ -207,17 +208,17 @@ class Operations(pyfuse3.Operations):
         listing = self._handles[fh]
         assert isinstance(listing, _OpenDirectory)
         last = start_id
-        for cookie, name, node in listing.after(start_id):
+        for cookie, name, shown in listing.after(start_id):
             try:
-                entry = self._entry(node.attributes())
+                entry = self._entry(shown if isinstance(shown, Attributes) else shown.attributes())
             except (ArchiveError, OSError):
                 continue
             if not pyfuse3.readdir_reply(token, FileNameT(name), entry, cookie):
-                listing.pause(last, (cookie, name, node))
+                listing.pause(last, (cookie, name, shown))
                 return
             last = cookie
-            if isinstance(node, InboxItem):
-                node.lookups += 1
+            if isinstance(shown, InboxItem):
+                shown.lookups += 1
 
     @_boundary
     async def releasedir(self, fh: FileHandleT) -> None:

@@ -11,7 +11,18 @@ from archivefs.fs.entry import EntryNodes
 from archivefs.fs.frame_cache import FrameCache
 from archivefs.fs.inbox import Inbox
 from archivefs.fs.inodes import Fixed, Kind, Place
-from archivefs.fs.node import BRIEFLY, DIR_MODE, FILE_MODE, Attributes, Directory, File, Handle, Node, Text
+from archivefs.fs.node import (
+    BRIEFLY,
+    DIR_MODE,
+    FILE_MODE,
+    Attributes,
+    Directory,
+    File,
+    Handle,
+    Listed,
+    Node,
+    Text,
+)
 from archivefs.fs.views import VIEWS, ByIdDir, LevelDir, Levels
 
 
@@ -53,7 +64,7 @@ class Root(Directory):
                 return self._tree.node(ino)
         return None
 
-    def entries(self, after: int) -> Iterator[tuple[int, bytes, Node]]:
+    def entries(self, after: int) -> Iterator[Listed]:
         """The fixed names."""
         for cookie, (ino, name) in enumerate(self._tree.top, 1):
             if cookie > after:

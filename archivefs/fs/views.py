@@ -9,12 +9,12 @@ from datetime import date
 from typing import NamedTuple
 
 from archivefs.catalog.catalog import day_number, day_text, status_number
-from archivefs.catalog.reader import Entry
+from archivefs.catalog.rows import Entry, label
 from archivefs.events import STATUSES, Status
 from archivefs.fs import inodes
-from archivefs.fs.entry import EntryDir, EntryNodes
+from archivefs.fs.entry import EntryDir, EntryNodes, entry_attributes, source_attributes
 from archivefs.fs.inodes import BY_ID_VIEW, Fixed, Place
-from archivefs.fs.node import BRIEFLY, DIR_MODE, FOREVER, Attributes, Directory, Node, while_in
+from archivefs.fs.node import BRIEFLY, DIR_MODE, FOREVER, Attributes, Directory, Listed, Node, while_in
 
 PAGE = 500
 """Entries read from the catalog at once: about 100 kB, and few enough not to be felt by other requests."""
@@ -184,18 +184,14 @@ class LevelDir(Directory):
     def _lookup_entry(self, name: bytes) -> Node | None:
         place, reader, nodes = self._place, self._levels.reader, self._levels.nodes
         if self._view.flat:
-            entry = reader.by_flat_name(place.converter_id, place.day, name)
-        else:
-            entry = reader.by_label(name, place.day, nodes.archive.zone, place.converter_id)
+            source = reader.by_flat_name(place.converter_id, place.day, name)
+            return nodes.source(source) if source and source.status_number == place.status else None
+        entry = reader.by_label(name, place.day, nodes.archive.zone, place.converter_id)
         if entry is None or entry.status_number != place.status or entry.day != place.day:
             return None
-        return self._entry_node(entry)
+        return EntryDir(nodes, entry, place.view)
 
-    def _entry_node(self, entry: Entry) -> Node:
-        nodes = self._levels.nodes
-        return nodes.source(entry) if self._view.flat else EntryDir(nodes, entry, self._place.view)
-
-    def entries(self, after: int) -> Iterator[tuple[int, bytes, Node]]:
+    def entries(self, after: int) -> Iterator[Listed]:
         """Levels in the order of their values, entries page by page in that of capture: those are cookies."""
         if not self._is_leaf:
             for place in self._levels.children(self._place):
@@ -204,17 +200,28 @@ class LevelDir(Directory):
                     name = self._levels.name(place).encode()
                     yield cookie, name, LevelDir(self._levels, place, self._changed_ns)
             return
-        place, zone = self._place, self._levels.nodes.archive.zone
+        yield from self._sources(after) if self._view.flat else self._entries(after)
+
+    def _sources(self, after: int) -> Iterator[Listed]:
+        place, status = self._place, STATUSES[self._place.status]
         while True:
-            page = self._levels.reader.page(
-                place.converter_id, place.day, STATUSES[place.status], after, PAGE
-            )
-            for entry in page:
-                name = entry.flat_name if self._view.flat else entry.label(zone)
-                yield entry.n, name, self._entry_node(entry)
+            page = self._levels.reader.flat_page(place.converter_id, place.day, status, after, PAGE)
+            for n, name, size, length, mtime_ns in page:
+                yield n, name, source_attributes(n, size, length, mtime_ns, status)
             if len(page) < PAGE:
                 return
-            after = page[-1].n
+            after = page[-1][0]
+
+    def _entries(self, after: int) -> Iterator[Listed]:
+        place, status, zone = self._place, STATUSES[self._place.status], self._levels.nodes.archive.zone
+        while True:
+            page = self._levels.reader.label_page(place.converter_id, place.day, status, after, PAGE)
+            for n, captured_ms, digits, name, twin in page:
+                shown = entry_attributes(n, captured_ms, place.view, status)
+                yield n, label(captured_ms, zone, digits, name, twin), shown
+            if len(page) < PAGE:
+                return
+            after = page[-1][0]
 
 
 class ByIdDir(Directory):
@@ -236,12 +243,12 @@ class ByIdDir(Directory):
         entry = self._nodes.archive.reader.by_id(name.decode("ascii", "replace"))
         return None if entry is None else EntryDir(self._nodes, entry, BY_ID_VIEW)
 
-    def entries(self, after: int) -> Iterator[tuple[int, bytes, Node]]:
+    def entries(self, after: int) -> Iterator[Listed]:
         """All entries in the order of capture."""
         while True:
-            page = self._nodes.archive.reader.all_after(after, PAGE)
-            for entry in page:
-                yield entry.n, entry.id.encode(), EntryDir(self._nodes, entry, BY_ID_VIEW)
+            page = self._nodes.archive.reader.id_page(after, PAGE)
+            for n, id_, captured_ms in page:
+                yield n, id_.encode(), entry_attributes(n, captured_ms, BY_ID_VIEW, None)
             if len(page) < PAGE:
                 return
-            after = page[-1].n
+            after = page[-1][0]

@@ -17,7 +17,7 @@ import msgspec
 
 from archivefs.archive import Archive
 from archivefs.catalog.catalog import day_text
-from archivefs.catalog.reader import Record
+from archivefs.catalog.rows import Record
 from archivefs.errors import ArchiveError, ContentDamagedError, SegmentMissingError
 from archivefs.events import Location, Move
 from archivefs.jobs import dictionaries

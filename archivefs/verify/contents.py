@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from archivefs.archive import Archive
 from archivefs.background import give_way
-from archivefs.catalog.reader import Record
+from archivefs.catalog.rows import Record
 from archivefs.errors import ContentDamagedError, DictionaryError
 from archivefs.store import dictionaries as dictionary_files
 from archivefs.store import frames

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from archivefs.archive import CATALOG, Archive
 from archivefs.catalog.compare import told
-from archivefs.catalog.reader import Record
+from archivefs.catalog.rows import Record
 from archivefs.errors import CatalogError
 from archivefs.store import lock
 from archivefs.verify import contents, journal

@@ -14,7 +14,7 @@ from typing import Any
 import apsw
 
 from archivefs.archive import CATALOG, Archive
-from archivefs.catalog.reader import DictionaryRow, Entry
+from archivefs.catalog.rows import DictionaryRow, Entry
 from archivefs.events import Outcome, Status
 from archivefs.operations import AddDictionary, BeginAttempt, Capture, FinishAttempt, Receipt, Report
 from archivefs.store import dictionaries

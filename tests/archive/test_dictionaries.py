@@ -32,7 +32,7 @@ from archive_parts import (
 from test_verify_parts import flip
 
 from archivefs.archive import Archive, rebuild
-from archivefs.catalog.reader import DictionaryRow
+from archivefs.catalog.rows import DictionaryRow
 from archivefs.errors import CaptureFailedError, ContentDamagedError, DictionaryError
 from archivefs.events import DictionaryTrained, decode
 from archivefs.jobs import dictionaries

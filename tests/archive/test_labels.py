@@ -65,8 +65,8 @@ def test_entries_of_one_moment_and_content_have_names_of_their_own(
         taken = given.setdefault((row.converter_id, row.day), set())
         assert label not in taken
         assert len(label) <= names.NAME_MAX
-        moment = datetime.fromtimestamp(row.captured_ms / 1000, UTC)
-        smaller = [names.entry_label(moment, row.sha256, row.name, number) for number in range(1, row.twin)]
+        clock = names.clock(datetime.fromtimestamp(row.captured_ms / 1000, UTC))
+        smaller = [names.entry_label(clock, row.hex, row.name, number) for number in range(1, row.twin)]
         assert taken.issuperset(smaller)
         taken.add(label)
     archive.close()

@@ -38,7 +38,7 @@ from test_verify_parts import (
 )
 
 from archivefs.archive import CATALOG, Archive
-from archivefs.catalog.reader import Entry
+from archivefs.catalog.rows import Entry
 from archivefs.events import Created, Outcome, Rebuilt, Status
 from archivefs.operations import BeginAttempt, Report
 from archivefs.verify.from_segments import LOST

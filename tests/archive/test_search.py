@@ -12,7 +12,7 @@ import pytest
 from archive_parts import Clock, capture, commit, every_entry, finish, make
 
 from archivefs.archive import Archive
-from archivefs.catalog.reader import Entry
+from archivefs.catalog.rows import Entry
 from archivefs.config import parse_size
 from archivefs.errors import QueryError
 from archivefs.events import Outcome

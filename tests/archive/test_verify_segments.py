@@ -19,7 +19,7 @@ from test_verify_parts import (
 )
 
 from archivefs.archive import Archive
-from archivefs.catalog.reader import Entry
+from archivefs.catalog.rows import Entry
 from archivefs.errors import ContentDamagedError
 from archivefs.verify.verify import Scope
 from archivefs.verify.verify import verify as run_verify

@@ -15,7 +15,7 @@ from mount_parts import archivefs, catalog_rows
 from test_refused_calls import begun
 
 from archivefs.archive import CATALOG, Archive
-from archivefs.catalog.reader import Entry
+from archivefs.catalog.rows import Entry
 from archivefs.verify.findings import Finding, Severity
 from archivefs.verify.verify import Scope, verify
 

@@ -20,7 +20,8 @@ import apsw
 
 from archivefs import archive as archives
 from archivefs.archive import Archive
-from archivefs.catalog.reader import Entry, Reader
+from archivefs.catalog.reader import Reader
+from archivefs.catalog.rows import Entry
 from archivefs.events import FINAL
 from archivefs.verify.findings import Severity
 from archivefs.verify.verify import Scope, verify

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from mount_parts import CONVERTERS, ROOT, Make, Mounted, archivefs, sha256
 
-from archivefs.catalog.reader import Entry
+from archivefs.catalog.rows import Entry
 from archivefs.convert import Context, Source
 
 sys.path.insert(0, str(ROOT))

@@ -419,12 +419,13 @@ def test_the_files_of_the_archive_are_private_after_real_use(way: str, tmp_path:
     toml = config(converter("csv", "function:measure:convert"))
     with an_archive(tmp_path, toml, mount=False) as archive:
         root = archive.root
-        measure = "def convert(path, arguments):\n    print('measured')\n    return {'ok': True}\n"
+        measure = "import os\n\ndef convert(path, arguments):\n    print('measured')\n    return {'umask': os.umask(0o77)}\n"
         (root / "converters" / "measure.py").write_text(measure)
         begin_a_day(archive)
         mount_it(archive, way)
         archive.drop("csv", "a.csv", b"x" * (9 << 20))
-        archive.wait_for_status("a.csv", "success")
+        report = archive.report(archive.wait_for_status("a.csv", "success"))
+        assert report["umask"] == 0o77, "what a killed conversion leaves behind would be open to others"
         fd = os.open(archive.inbox / "csv" / "half.csv", os.O_WRONLY | os.O_CREAT, 0o644)
         os.write(fd, b"half")
         kill(archive)

@@ -17,7 +17,7 @@ from mount_parts import UTC, Make, Mounted, an_archive, config, converter, names
 
 from archivefs import query
 from archivefs.archive import Archive
-from archivefs.catalog.reader import Entry
+from archivefs.catalog.rows import Entry
 from archivefs.operations import Capture
 
 CSV = converter("csv", "python:good:Gate", patterns=["*.csv"], arguments={"limit": 3})

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 from mount_parts import Mounted, an_archive, config, converter, run
 
-from archivefs.catalog.reader import Entry
+from archivefs.catalog.rows import Entry
 
 STAMP_NS = 1_700_000_000_123_456_789
 """An mtime that no clock gives by chance."""
