@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from archivefs import names
 from archivefs.catalog.catalog import DROP_REASON, VOID_REASON
-from archivefs.catalog.reader import Entry
+from archivefs.catalog.rows import Entry
 from archivefs.config import Config, ConverterConfig
 from archivefs.errors import ArchiveError
 from archivefs.events import (

@@ -118,6 +118,14 @@ class Reader:
         )
         return {(folder, name, mtime_ns) for folder, name, mtime_ns in rows}
 
+    def newest_of_place(self, converter: str, folder: bytes, name: bytes) -> Entry | None:
+        """The newest entry of a name that was saved in a folder of a converter; reads all of its entries."""
+        return self._one(
+            "converter_id = (SELECT converter_id FROM converters WHERE name = ?) AND folder = ? AND name = ?"
+            " ORDER BY n DESC LIMIT 1",
+            converter, folder, name,
+        )  # fmt: skip
+
     def newest_of_names(self, converter: str, wanted: Set[bytes]) -> dict[bytes, Entry]:
         """The newest entry of each name, among those of the converter's last two days; reads all of these."""
         converter_id = self.converter_id(converter)
@@ -197,6 +205,11 @@ class Reader:
             (converter_id, now_ms),
         )
         return (Entry(*row) for row in rows)
+
+    def due_count(self, now_ms: int) -> int:
+        """How many entries are due, of all converters."""
+        sql = "SELECT count(*) FROM entries WHERE due_ms > 0 AND due_ms <= ?"
+        return int(self.db.execute(sql, (now_ms,)).get)
 
     def next_due_ms(self, converter_id: int, after_ms: int) -> int | None:
         """The time of a converter's earliest conversion that is due later than ``after_ms``."""

@@ -8,7 +8,7 @@ import click
 
 from archivefs import names
 from archivefs.archive import Archive
-from archivefs.catalog.reader import Entry
+from archivefs.catalog.rows import Entry
 from archivefs.cli.common import json_option, print_json, with_archive
 from archivefs.committer import GROUP
 from archivefs.errors import LockedError

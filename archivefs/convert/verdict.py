@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from archivefs.catalog.catalog import RETRY_REASON
-from archivefs.catalog.reader import Attempt, Entry
+from archivefs.catalog.rows import Attempt, Entry
 from archivefs.config import ConverterConfig
 from archivefs.convert.pool import Answer
 from archivefs.events import AUTOMATIC, Cause, Outcome, Status

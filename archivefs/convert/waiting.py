@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import islice
 
 from archivefs.archive import Archive
-from archivefs.catalog.reader import Entry
+from archivefs.catalog.rows import Entry
 
 AHEAD = 200
 """Due entries read at once of each converter; a look at the catalog takes about 1 ms for each 200."""

@@ -8,7 +8,7 @@ from archive_parts import Clock, captured, catalog_rows, commit, converted, due,
 
 from archivefs.archive import Archive, rebuild
 from archivefs.catalog.catalog import RETRY_REASON
-from archivefs.catalog.reader import Attempt
+from archivefs.catalog.rows import Attempt
 from archivefs.config import ConverterConfig
 from archivefs.convert.pool import Answer
 from archivefs.convert.verdict import LONGEST_SECONDS, Verdict, backoff, cause_of, verdict

@@ -7,7 +7,7 @@ import pytest
 from archive_parts import Clock, capture, captured, commit, make
 
 from archivefs.archive import Archive
-from archivefs.catalog.reader import Entry
+from archivefs.catalog.rows import Entry
 from archivefs.convert.waiting import AHEAD, LOOK_SECONDS, TURN_SECONDS, Place, Waiting
 
 TABLE = '[converters.{}]\nrun = "command:true"\nsettle_seconds = 0\npriority = {}\n'
