@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +98,10 @@ def test_what_is_not_archived_is_told_too(station: Mounted) -> None:
     assert said["inbox"].endswith("/csv/.hidden, not archived")
     file = station.inbox / "csv" / "open.csv"
     # A process of its own: whoever starts another one closes, in that one, what it has open.
-    script = 'exec 3> "$0"; printf half >&3; echo written; read line'
-    writer = subprocess.Popen(["sh", "-c", script, file], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    script = "import sys; file = open(sys.argv[1], 'wb', 0); file.write(b'half'); print('written'); input()"
+    writer = subprocess.Popen(
+        [sys.executable, "-uc", script, file], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     try:
         assert writer.stdout is not None
         assert writer.stdout.readline() == b"written\n"
