@@ -33,6 +33,7 @@ def entry(archive: Archive, row: Entry) -> dict[str, Any]:
         "folder_hex": names.hex_if_needed(row.folder),
         "reason": row.reason,
         "superseded_by": row.superseded_by,
+        "confidence": row.confidence if row.confidence >= 0 else "",
         "due_at": time_text(row.due_ms),
         "mtime_ns": row.mtime_ns,
         "mode": f"{row.mode:04o}",

@@ -185,6 +185,21 @@ class AttemptFinished(Event, frozen=True, kw_only=True, tag="attempt_finished"):
     reports: list[Content] = []
 
 
+class Routed(Event, frozen=True, kw_only=True, tag="routed"):
+    """A file from the top of the inbox got its converter, or stays where it is because it fits none.
+
+    ``confidence`` (0 to 1): how sure that converter is. ``asked``: what each one said, for a person.
+    """
+
+    id: str
+    converter: str
+    status: Status
+    reason: str = ""
+    due_ms: int = 0
+    confidence: float = 0.0
+    asked: dict[str, str] = {}
+
+
 class Retried(Event, frozen=True, kw_only=True, tag="retried"):
     """A person asked for another conversion of an entry that came to its end, or waits for a later one."""
 
@@ -223,6 +238,7 @@ class Adopted(Event, frozen=True, kw_only=True, tag="adopted"):
 
     id: str
     status: Status
+    reason: str = ""
     due_ms: int = 0
 
 
@@ -312,6 +328,7 @@ AnyEvent = (
     | Touched
     | AttemptStarted
     | AttemptFinished
+    | Routed
     | Retried
     | TailCut
     | TailDropped

@@ -29,14 +29,18 @@ from archivefs.events import (
     Outcome,
     Repacked,
     Retried,
+    Routed,
     SegmentsRemoved,
     Status,
     Touched,
 )
 from archivefs.packing import REPORTS, SOURCES, Packing
+from archivefs.routing import ROUTING_REASON, UNROUTED, candidates
 from archivefs.store.frames import Encoded, RecordHeader
 from archivefs.transaction import Operation, Transaction, id_milliseconds
 
+NO_CONVERTER_REASON = "it fits no converter"
+"""``reason`` of an entry that stays ``unrouted``."""
 IMPORT_REASON = "imported"
 """``reason`` of an entry that came with an import and waits for no conversion."""
 
@@ -119,8 +123,19 @@ class Capture(Operation[Receipt]):
             self.content.close()
 
 
-def first_status(converter: ConverterConfig, name: bytes, when_ms: int) -> tuple[Status, str, int]:
-    """Status, reason and time of the first conversion (0: none) of a source archived at ``when_ms``."""
+def first_status(config: Config, name: str, file: bytes, when_ms: int) -> tuple[Status, str, int]:
+    """Status, reason and time of the first conversion (0: none) of a source archived at ``when_ms``.
+
+    ``name`` is that of the converter; for one that is still to be found, the time is when to ask for it.
+    """
+    converter = config.converters.get(name, ConverterConfig())
+    if name == UNROUTED and candidates(config, file):
+        return Status.PENDING, ROUTING_REASON, when_ms + int(converter.settle_seconds * 1000)
+    return status_for(converter, file, when_ms)
+
+
+def status_for(converter: ConverterConfig, name: bytes, when_ms: int) -> tuple[Status, str, int]:
+    """The same for a converter that is certain."""
     if not converter.run:
         return Status.ARCHIVED, "", 0
     if converter.patterns and not names.matches(name, converter.patterns):
@@ -142,8 +157,8 @@ def captured_event(
         status, reason, due_ms = Status.ARCHIVED, IMPORT_REASON, 0
     else:
         name = names.original(header.name, header.name_hex)
-        converter = txn.config.converters.get(header.converter, ConverterConfig())
-        status, reason, due_ms = first_status(converter, name, min(header.captured_ms, txn.now_ms))
+        when_ms = min(header.captured_ms, txn.now_ms)
+        status, reason, due_ms = first_status(txn.config, header.converter, name, when_ms)
     return Captured(
         id=header.id, converter=header.converter, day=txn.day(header.captured_ms),
         name=header.name, name_hex=header.name_hex, folder=header.folder, folder_hex=header.folder_hex,
@@ -183,9 +198,9 @@ class Adopt(Operation[Status]):
     def run(self, txn: Transaction) -> Status:
         """One event. Raises ``ArchiveError`` where the entry is not quarantined."""
         entry = txn.quarantined(self.id)
-        converter = txn.config.converters.get(txn.converter_name(entry), ConverterConfig())
-        status, _, due_ms = first_status(converter, entry.name, txn.now_ms)
-        txn.record(Adopted(id=self.id, status=status, due_ms=due_ms, actor=self.actor))
+        name = txn.converter_name(entry)
+        status, reason, due_ms = first_status(txn.config, name, entry.name, txn.now_ms)
+        txn.record(Adopted(id=self.id, status=status, reason=reason, due_ms=due_ms, actor=self.actor))
         return status
 
 
@@ -312,6 +327,40 @@ class BeginAttempt(Operation[int | None]):
 
 
 @dataclass
+class Route(Operation[bool]):
+    """Give an entry of ``unrouted`` the converter that was found; '' where none was. Returns whether it did.
+
+    It does not where the entry was superseded or routed meanwhile. ``asked``: what each converter said.
+    """
+
+    id: str
+    converter: str
+    confidence: float
+    asked: dict[str, str]
+
+    def run(self, txn: Transaction) -> bool:
+        """One event, or none."""
+        entry = txn.entry(self.id)
+        is_routed = any(isinstance(event, Routed) and event.id == self.id for event in txn.events)
+        if is_routed or txn.state(self.id)[0] is not Status.PENDING or txn.converter_name(entry) != UNROUTED:
+            return False
+        name = self.converter or UNROUTED
+        table = txn.config.converters.get(name, ConverterConfig())
+        status, reason, due_ms = status_for(table, entry.name, txn.now_ms)
+        if not self.converter and status is Status.ARCHIVED:
+            reason = NO_CONVERTER_REASON
+        if due_ms:
+            due_ms = txn.now_ms  # it was left alone for its settle time already
+        txn.record(
+            Routed(
+                id=self.id, converter=name, status=status, reason=sound(reason), due_ms=due_ms,
+                confidence=self.confidence, asked={each: sound(text) for each, text in self.asked.items()},
+            )
+        )  # fmt: skip
+        return True
+
+
+@dataclass
 class Retry(Operation[str]):
     """Convert an entry again, now, because a person asks for it; returns why not, '' where it is done."""
 
@@ -329,14 +378,15 @@ class Retry(Operation[str]):
 
 def why_not_again(config: Config, converter: str, entry: Entry, status: Status) -> str:
     """Why an entry that has this status cannot be converted again now, '' where it can."""
-    if status not in RETRIABLE:
+    is_unrouted = converter == UNROUTED and status is Status.ARCHIVED
+    if status not in RETRIABLE and not is_unrouted:
         return f"is {status}; tried again is what is {', '.join(sorted(RETRIABLE))}"
     if entry.reason == VOID_REASON:
         return entry.reason
-    first, reason, _ = first_status(config.converters.get(converter, ConverterConfig()), entry.name, 0)
+    first, reason, _ = first_status(config, converter, entry.name, 0)
     if first is Status.ARCHIVED:
         return f"archive.toml does not say how to convert for {converter}"
-    return reason
+    return "" if first is Status.PENDING else reason
 
 
 @dataclass

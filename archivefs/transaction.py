@@ -25,6 +25,7 @@ from archivefs.events import (
     Location,
     Move,
     Retried,
+    Routed,
     Status,
     encode,
 )
@@ -172,6 +173,8 @@ class Transaction:
             case AttemptFinished():
                 self._overlay[event.id] = (event.status, event.attempt)
             case Adopted():
+                self._overlay[event.id] = (event.status, self.state(event.id)[1])
+            case Routed():
                 self._overlay[event.id] = (event.status, self.state(event.id)[1])
             case Retried():
                 self._overlay[event.id] = (Status.PENDING, self.state(event.id)[1])

@@ -101,11 +101,14 @@ class Reader:
         return None
 
     def newest_with_content(self, converter: str, name: bytes, sha256: str) -> Entry | None:
-        """The newest entry of that name, in whatever folder, with exactly this content."""
+        """The newest entry of that name, in whatever folder, with exactly this content.
+
+        Of a converter, '' for all.
+        """
         return self._one(
             # +: SQLite would rather go through all entries of the converter.
-            "hex = ? AND sha256 = ? AND name = ? AND +converter_id ="
-            " (SELECT converter_id FROM converters WHERE name = ?) ORDER BY n DESC LIMIT 1",
+            "hex = ?1 AND sha256 = ?2 AND name = ?3 AND (?4 = '' OR +converter_id ="
+            " (SELECT converter_id FROM converters WHERE name = ?4)) ORDER BY n DESC LIMIT 1",
             sha256[:6], sha256, name, converter,
         )  # fmt: skip
 
@@ -119,15 +122,27 @@ class Reader:
         return {(folder, name, mtime_ns) for folder, name, mtime_ns in rows}
 
     def newest_of_place(self, converter: str, folder: bytes, name: bytes) -> Entry | None:
-        """The newest entry of a name that was saved in a folder of a converter; reads all of its entries."""
+        """The newest entry of a name that was saved in a folder of a converter ('': of any).
+
+        Reads all entries of the converter.
+        """
+        where = (
+            "converter_id = (SELECT converter_id FROM converters WHERE name = ?1)" if converter else "?1 = ''"
+        )
         return self._one(
-            "converter_id = (SELECT converter_id FROM converters WHERE name = ?) AND folder = ? AND name = ?"
-            " ORDER BY n DESC LIMIT 1",
-            converter, folder, name,
-        )  # fmt: skip
+            f"{where} AND folder = ?2 AND name = ?3 ORDER BY n DESC LIMIT 1", converter, folder, name
+        )
 
     def newest_of_names(self, converter: str, wanted: Set[bytes]) -> dict[bytes, Entry]:
-        """The newest entry of each name, among those of the converter's last two days; reads all of these."""
+        """The newest entry of each name, among those of the converter's last two days; reads all of these.
+
+        With '' of all converters.
+        """
+        if not converter:
+            others = [row[0] for row in self.db.execute("SELECT name FROM converters")]
+            found = [self.newest_of_names(each, wanted).values() for each in others]
+            every = sorted((entry for each in found for entry in each), key=lambda entry: entry.n)
+            return {entry.name: entry for entry in every}
         converter_id = self.converter_id(converter)
         days = self.groups("day", {"converter_id": (converter_id, converter_id)}) if converter_id else []
         rows = self.db.execute(
@@ -346,11 +361,14 @@ class Reader:
         """The records of a segment in the order of offset, of entries captured at or after ``since_ms``."""
         number = self.db.execute("SELECT segment_id FROM segments WHERE name = ?", (segment,)).get
         place = self.place_of(segment)
-        # All records of a segment are of one converter and day, for which there is an index.
+        # All records of a segment are of one converter and day, for which there is an index; but those that
+        # were routed to another since, for which there is another.
         here = "converter_id = ?4 AND day = ?5 AND" if place else ""
         rows = self.db.execute(
             "SELECT id, offset, length, size, sha256, 0, 0 FROM entries"
-            f" WHERE {here} segment_id = ?1 AND captured_ms >= ?2 AND reason != ?3"
+            f" WHERE {here} segment_id = ?1 AND confidence < 0 AND captured_ms >= ?2 AND reason != ?3"
+            " UNION ALL SELECT id, offset, length, size, sha256, 0, 0 FROM entries"
+            " WHERE segment_id = ?1 AND confidence >= 0 AND captured_ms >= ?2 AND reason != ?3"
             " UNION ALL SELECT id, c.offset, c.length, c.size, c.sha256, c.attempt, c.ordinal"
             " FROM entries JOIN contents c USING (n)"
             f" WHERE {here} c.segment_id = ?1 AND captured_ms >= ?2 ORDER BY 2",
@@ -364,7 +382,9 @@ class Reader:
         place = self.place_of(segment)
         here = "converter_id = ?4 AND day = ?5 AND" if place else ""
         found = self.db.execute(
-            f"SELECT EXISTS (SELECT 1 FROM entries WHERE {here} segment_id = ?1"
+            f"SELECT EXISTS (SELECT 1 FROM entries WHERE {here} segment_id = ?1 AND confidence < 0"
+            " AND NOT (status = ?2 AND reason = ?3))"
+            " OR EXISTS (SELECT 1 FROM entries WHERE segment_id = ?1 AND confidence >= 0"
             " AND NOT (status = ?2 AND reason = ?3))"
             f" OR EXISTS (SELECT 1 FROM entries JOIN contents c USING (n) WHERE {here} c.segment_id = ?1)",
             (number, status_number(Status.REJECTED), VOID_REASON, *(place or ())),

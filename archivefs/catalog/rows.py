@@ -43,6 +43,7 @@ class Entry(NamedTuple):
     header: int
     stored: int
     length: int
+    confidence: float
 
     @property
     def status(self) -> Status:

@@ -61,7 +61,9 @@ CREATE TABLE entries (
     offset       INTEGER NOT NULL,    -- of the record in the segment
     header       INTEGER NOT NULL,    -- length of its header frame
     stored       INTEGER NOT NULL,    -- length of its content frames
-    length       INTEGER NOT NULL     -- length of the whole record
+    length       INTEGER NOT NULL,    -- length of the whole record
+    confidence   REAL NOT NULL        -- of the converter that it was given after its capture, from 0 to 1; -1: none was.
+                                      --   The record of such a source may lie in a segment of `unrouted`
 ) STRICT;
 -- one page of any directory of entries
 CREATE INDEX entries_by_place ON entries (converter_id, day, status, n);
@@ -69,6 +71,8 @@ CREATE INDEX entries_by_place ON entries (converter_id, day, status, n);
 CREATE INDEX entries_by_hex ON entries (hex, captured_ms);
 -- a source by its name in sources/
 CREATE UNIQUE INDEX entries_by_flat_name ON entries (converter_id, day, flat_name);
+-- sources in the segments of another converter
+CREATE INDEX entries_routed ON entries (segment_id) WHERE confidence >= 0;
 -- what waits for conversion, by its converter
 CREATE INDEX entries_by_due ON entries (converter_id, due_ms) WHERE due_ms > 0;
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from archivefs import describe, names
 from archivefs.archive import Archive
-from archivefs.catalog.catalog import day_number
+from archivefs.catalog.catalog import RETRY_REASON, day_number
 from archivefs.catalog.rows import Entry
 from archivefs.cli.common import archive_root, console, json_option, print_json
 from archivefs.describe import time_text
@@ -20,6 +20,7 @@ from archivefs.events import Status
 from archivefs.fs import mounts
 from archivefs.fs.views import VIEWS, View
 from archivefs.operations import why_not_again
+from archivefs.routing import ROUTING_REASON, UNROUTED
 
 INBOX, BY_ID = "inbox", "by-id"
 HEADS = (INBOX, BY_ID, *(view.name for view in VIEWS))
@@ -37,7 +38,10 @@ class Asked(NamedTuple):
 
 
 class Dropped(NamedTuple):
-    """A file in the inbox, or that was there. ``path`` is where it is now, None where it is not."""
+    """A file in the inbox, or that was there; ``converter`` is '' for one at the top.
+
+    ``path`` is where it is now, None where it is not.
+    """
 
     converter: str
     folder: bytes
@@ -118,7 +122,7 @@ def _facts(archive: Archive, asked: Asked) -> dict[str, Any]:
         assert dropped is not None
         return _without_entry(dropped, asked.mountpoint)
     if dropped is None:
-        dropped = _dropped(archive, _path_in_inbox(archive, row), asked.mountpoint)
+        dropped = _origin(archive, row, asked.mountpoint)
     facts = describe.entry(archive, row)
     step = _next(archive, row, is_mounted=asked.mountpoint is not None)
     return {
@@ -158,10 +162,13 @@ def _shown(archive: Archive, view: View, parts: Sequence[str]) -> Entry:
 # -- the inbox -----------------------------------------------------------------------------------------
 
 
-def _path_in_inbox(archive: Archive, row: Entry) -> tuple[str, ...]:
-    folder = os.fsdecode(row.folder)
-    parts = (archive.reader.converter_name(row.converter_id), *folder.split("/"), os.fsdecode(row.name))
-    return tuple(part for part in parts if part)
+def _origin(archive: Archive, row: Entry, mountpoint: Path | None) -> Dropped:
+    """The file that an entry was made of: in the folder of its converter, or at the top."""
+    path = (archive.reader.converter_name(row.converter_id), os.fsdecode(row.folder), os.fsdecode(row.name))
+    at_top = _dropped(archive, path[-1:], mountpoint)
+    if at_top.path is not None and _id_of(at_top.path) == row.id:
+        return at_top
+    return _dropped(archive, [part for part in path if part], mountpoint)
 
 
 def _dropped(archive: Archive, parts: Sequence[str], mountpoint: Path | None) -> Dropped:
@@ -169,31 +176,38 @@ def _dropped(archive: Archive, parts: Sequence[str], mountpoint: Path | None) ->
     top = mountpoint / INBOX if mountpoint else archive.root / "staging" / INBOX
     path = top.joinpath(*parts)
     return Dropped(
-        converter=parts[0],
+        converter=parts[0] if len(parts) > 1 else "",
         folder=os.fsencode("/".join(parts[1:-1])),
         name=os.fsencode(parts[-1]),
         path=path if path.is_file() else None,
-        is_junk=any(names.matches(os.fsencode(part), archive.config.junk) for part in parts[1:]),
+        is_junk=any(
+            names.matches(os.fsencode(part), archive.config.junk) for part in (parts[-1], *parts[1:-1])
+        ),
     )
 
 
 def _entry_of(archive: Archive, dropped: Dropped) -> Entry | None:
     """The entry of a file, None for one that is in the inbox and has none. Raises ``UnknownEntryError``."""
     if dropped.path is not None:
-        try:
-            return archive.reader.get(os.getxattr(dropped.path, _XATTR).decode())
-        except OSError:
-            pass
-        if dropped.is_junk:
-            return None
+        id_ = _id_of(dropped.path)
+        if id_ or dropped.is_junk:
+            return archive.reader.get(id_) if id_ else None
     row = archive.reader.newest_of_place(dropped.converter, dropped.folder, dropped.name)
     if row is None and dropped.path is None:
         name = names.text(dropped.name)
         raise UnknownEntryError(
-            f'"{name}" is not in the inbox of {dropped.converter}, and no file of that name was captured '
-            f"there; archivefs ls 'name=*{name}*' looks for it everywhere"
+            f'"{name}" is not in inbox/{dropped.converter}, and no file of that name was captured there; '
+            f"archivefs ls 'name=*{name}*' looks for it everywhere"
         )
     return row
+
+
+def _id_of(path: Path) -> str:
+    """The id of the newest entry of a file in the inbox, '' where it has none or nobody knows."""
+    try:
+        return os.getxattr(path, _XATTR).decode()
+    except OSError:
+        return ""
 
 
 def _without_entry(dropped: Dropped, mountpoint: Path | None) -> dict[str, Any]:
@@ -204,7 +218,7 @@ def _without_entry(dropped: Dropped, mountpoint: Path | None) -> dict[str, Any]:
         step = "it was being written when archivefs stopped: a quarantined entry at the next mount"
     else:
         step = "it is captured when the program that writes it closes it"
-    facts = {"converter": dropped.converter, "name": names.text(dropped.name)}
+    facts = {"converter": dropped.converter or UNROUTED, "name": names.text(dropped.name)}
     return facts | {"inbox": f"{dropped.path}, not archived", "next": step}
 
 
@@ -212,10 +226,7 @@ def _in_inbox(archive: Archive, row: Entry, dropped: Dropped) -> str:
     """Whether the file is still in the inbox, and how long."""
     if dropped.path is None:
         return "no longer there"
-    try:
-        there = os.getxattr(dropped.path, _XATTR).decode()
-    except OSError:
-        there = ""
+    there = _id_of(dropped.path)
     if there not in ("", row.id):
         return f"another file has its name there: {there}"
     config = archive.converter_config(archive.reader.converter_name(row.converter_id))
@@ -253,20 +264,24 @@ def _next(archive: Archive, row: Entry, *, is_mounted: bool) -> Step:
             return Step(f"nothing: a later save replaced it, see {row.superseded_by}")
         case Status.QUARANTINED:
             return Step(f"nothing by itself; archivefs quarantine adopt {row.id}, or drop")
+        case Status.ARCHIVED if converter == UNROUTED:
+            return Step(f"nothing by itself; archivefs retry id={row.id} asks again")
         case _:
             return Step("nothing: it is kept")
 
 
 def _waits(archive: Archive, row: Entry, converter: str, *, is_mounted: bool) -> Step:
     number = row.attempts + 1
-    if not archive.converter_config(converter).run:
+    is_routed = converter == UNROUTED and row.reason in (ROUTING_REASON, RETRY_REASON)
+    what = "converters are asked how sure they are of it" if is_routed else f"attempt {number}"
+    if not is_routed and not archive.converter_config(converter).run:
         return Step(f"attempt {number}, when archive.toml says how to convert for {converter}")
     if not is_mounted:
-        return Step(f"attempt {number}, when the archive is mounted")
+        return Step(f"{what}, when the archive is mounted")
     if row.due_ms > archive.now_ms():
-        return Step(f"attempt {number}", row.due_ms)
+        return Step(what, row.due_ms)
     others = archive.reader.due_count(archive.now_ms()) - 1
-    return Step(f"attempt {number}, when it is its turn; {others} other entries are due")
+    return Step(f"{what}, when it is its turn; {others} other entries are due")
 
 
 # -- for people ----------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from archivefs.catalog.catalog import Change
 from archivefs.catalog.rows import Entry
 from archivefs.committer import Committer
 from archivefs.config import ConverterConfig
+from archivefs.convert import router
 from archivefs.convert.pool import Answer, Job, Pool, WorkerError, make_job
 from archivefs.convert.verdict import cause_of, verdict
 from archivefs.convert.waiting import Place, Waiting
@@ -90,11 +91,19 @@ class Scheduler:
             yield self._free.pop(), entry
 
     def _may_start(self, entry: Entry) -> bool:
-        """Not while it runs or is being written again."""
-        return entry.n not in self._running and entry.id not in self._held
+        """Not while it runs or is being written again; nor before archive.toml says how to convert it."""
+        if entry.n in self._running or entry.id in self._held:
+            return False
+        return bool(self._config(entry).run) or router.needs_routing(self._archive, entry)
+
+    def _config(self, entry: Entry) -> ConverterConfig:
+        return self._archive.converter_config(self._archive.reader.converter_name(entry.converter_id))
 
     async def _convert(self, place: Place, entry: Entry) -> None:
         try:
+            if router.needs_routing(self._archive, entry):
+                await self._route(entry)
+                return
             begin = BeginAttempt(entry.id, cause_of(entry), entry.attempts + 1)
             attempt = await self._committer.submit(begin)
             if attempt is not None:
@@ -109,6 +118,18 @@ class Scheduler:
             del self._running[entry.n]
             self._free.append(place)
             self._wake.set()
+
+    async def _route(self, entry: Entry) -> None:
+        """Find the converter of an entry; where the source cannot be laid out, it is tried again."""
+        try:
+            found = await router.choose(self._archive, self._pool, entry, self._extracted)
+            await self._committer.submit(found)
+        except OSError as error:
+            log.error("nobody can be asked about %s: %s", entry.id, error)
+            await trio.sleep(TROUBLED_SECONDS)
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(remove_tree, self._work_dir / str(entry.n))
 
     async def _attempt(self, entry: Entry, attempt: int) -> None:
         """Run the converter and record the end, whatever it is; cancellation is recorded too."""

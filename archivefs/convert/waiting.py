@@ -12,6 +12,7 @@ from itertools import islice
 
 from archivefs.archive import Archive
 from archivefs.catalog.rows import Entry
+from archivefs.routing import UNROUTED
 
 AHEAD = 200
 """Due entries read at once of each converter; a look at the catalog takes about 1 ms for each 200."""
@@ -72,9 +73,11 @@ class Waiting:
         return math.inf if earliest is None else (earliest - now) / 1000 + 0.001
 
     def _runnable(self) -> Iterator[tuple[int, int]]:
-        """Number and priority of each converter that has entries and can be run."""
-        for name, config in self._archive.config.converters.items():
-            number = self._archive.reader.converter_id(name) if config.run else None
+        """Number and priority of each converter that has entries and can be run; ``unrouted`` always."""
+        for name in {UNROUTED, *self._archive.config.converters}:
+            config = self._archive.converter_config(name)
+            is_wanted = config.run or name == UNROUTED
+            number = self._archive.reader.converter_id(name) if is_wanted else None
             if number is not None:
                 yield number, config.priority
 

@@ -25,7 +25,8 @@ from archivefs.committer import Committer
 from archivefs.convert.scheduler import Scheduler
 from archivefs.errors import ArchiveError, ContentDamagedError
 from archivefs.events import FINAL, WAITING, Actor, Status
-from archivefs.fs.inbox import Inbox, InboxDir, InboxFile, InboxHandle, InboxItem, errno_of
+from archivefs.fs.inbox import Inbox, errno_of
+from archivefs.fs.inbox_items import InboxDir, InboxFile, InboxHandle, InboxItem
 from archivefs.operations import Capture, Receipt, Touch
 from archivefs.store.frames import Encoded, encode_file
 
@@ -117,18 +118,20 @@ class Capturer:
             self._leave(file)
             self._inbox.drop_if_idle(file)
 
-    async def capture_path(self, file: InboxFile, name: bytes = b"", folder: bytes | None = None) -> None:
-        """Capture by its path; ``name`` and ``folder`` are what it is about to be renamed to."""
+    async def capture_path(self, file: InboxFile, target: InboxFile | None = None) -> None:
+        """Capture by its path; ``target`` is what it is about to be renamed to."""
         with self._opened(file) as fd:
-            await self._capture(file, fd, name, folder)
+            await self._capture(file, fd, target)
 
     def _is_due(self, file: InboxFile) -> bool:
         return file.dirty and not file.unlinked and not file.write_error and not file.is_junk
 
     async def _capture(
-        self, file: InboxFile, fd: int, name: bytes = b"", folder: bytes | None = None, quarantine: str = ""
+        self, file: InboxFile, fd: int, target: InboxFile | None = None, quarantine: str = ""
     ) -> None:
-        """Archive the bytes of ``fd`` as a version of ``file``; writers wait meanwhile."""
+        """Archive the bytes of ``fd`` as a version of ``file``, under ``target``'s name; writers wait."""
+        target = target or file
+        converter = target.converter
         file.capturing = done = trio.Event()
         was_dirty, file.dirty = file.dirty, False
         try:
@@ -138,10 +141,9 @@ class Capturer:
                 content = os.pread(fd, facts.st_size, 0)
             else:
                 pack = self._archive.packing.file
-                content = await trio.to_thread.run_sync(pack, file.converter, fd, self._spool_dir)
+                content = await trio.to_thread.run_sync(pack, converter, fd, self._spool_dir)
             operation = Capture(
-                converter=file.converter, name=name or file.name,
-                folder=file.folder if folder is None else folder,
+                converter=converter, name=target.name, folder=target.folder,
                 content=content, mtime_ns=facts.st_mtime_ns,
                 mode=(facts.st_mode if file.mode is None else file.mode) & 0o7777,
                 uid=facts.st_uid, gid=facts.st_gid, supersedes=self._superseded(file),
@@ -203,7 +205,7 @@ class Capturer:
             else:
                 item.replaces += self._replaced_by(target, self._inbox.find(parent, name))
                 if item.writers == 0 or not item.dirty:
-                    await self.capture_path(item, name, target.folder)
+                    await self.capture_path(item, target)
         replaced = self._inbox.rename(item, parent, name)
         if replaced is not None:
             self.unhold(replaced)
@@ -265,7 +267,9 @@ class Capturer:
     def _ended(self, file: InboxFile) -> None:
         """Nothing more happens with the entry by itself: the file goes after its linger time, or stays."""
         del self._by_entry[file.entry_id]
-        config = self._archive.converter_config(file.converter)
+        entry = self._archive.reader.by_id(file.entry_id)
+        name = self._archive.reader.converter_name(entry.converter_id) if entry else file.converter
+        config = self._archive.converter_config(name)
         if config.post_action == "archive":
             file.leave_at = trio.current_time() + config.linger_seconds
             self._set_timer(file, config.linger_seconds)
@@ -329,7 +333,7 @@ class Capturer:
         for file in self._inbox.staged():
             try:
                 if not await self._is_known(file):
-                    unknown[file.converter].append(file)
+                    unknown["" if file.is_at_top else file.converter].append(file)
             except OSError as error:
                 log.error("%r stays in staging: %s", file.parts, error)
         for converter, files in unknown.items():
@@ -348,7 +352,8 @@ class Capturer:
         with self._opened(file) as fd:
             encoded = await trio.to_thread.run_sync(encode_file, fd, 1, self._spool_dir)
         encoded.close()
-        entry = self._archive.reader.newest_with_content(file.converter, file.name, encoded.sha256)
+        converter = "" if file.is_at_top else file.converter  # from there it may have been routed to any
+        entry = self._archive.reader.newest_with_content(converter, file.name, encoded.sha256)
         if entry is None:
             return False
         self.watch(file, entry.id, entry.status)

@@ -33,7 +33,8 @@ from pyfuse3 import (
 from archivefs import names
 from archivefs.errors import ArchiveError, ContentDamagedError
 from archivefs.fs.capture import Capturer, actor_of
-from archivefs.fs.inbox import InboxDir, InboxFile, InboxHandle, InboxItem, errno_of
+from archivefs.fs.inbox import errno_of
+from archivefs.fs.inbox_items import InboxDir, InboxFile, InboxHandle, InboxItem
 from archivefs.fs.node import Attributes, Directory, File, Handle, Listed, Node
 from archivefs.fs.tree import Tree
 

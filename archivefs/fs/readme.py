@@ -7,6 +7,7 @@ This folder is an archive of test-station files, kept by archivefs.
 
 SAVE a file into the folder of its converter and it is archived when the program closes it:
 {inbox}
+Saved in inbox/ itself, it goes to the converter that it fits, or is kept as "unrouted".
 
 LOOK at what there is. An entry is a folder HHMMSS_xxxxxx_NAME with the file under its own name, what is
 known about it in entry.json, its report in report.json, and the reason in error.txt where it failed:

@@ -31,9 +31,11 @@ from archivefs.events import (
     Event,
     Outcome,
     Rebuilt,
+    Routed,
     Status,
 )
 from archivefs.operations import IMPORT_REASON
+from archivefs.routing import UNROUTED
 from archivefs.store import dictionaries, frames, lock
 from archivefs.store.content import ContentReader
 from archivefs.store.dictionaries import Dictionaries
@@ -50,6 +52,7 @@ LOST = (
     "who did what (actors), and when things other than captures happened",
     "which sources were superseded, skipped, rejected or failed: without a report they are quarantined",
     "attributes that were set after the capture",
+    "which converter a source of unrouted was given, unless that left a log or a report",
 )
 """What cannot come back from segments."""
 BATCH = 1000
@@ -246,6 +249,10 @@ def _events(found: Found, zone: ZoneInfo, settings: config.Config) -> Iterator[E
         xattrs=header.xattrs, captured_ms=header.captured_ms, status=first,
         reason=reason, location=place,
     )  # fmt: skip
+    if header.converter == UNROUTED and found.stored:
+        with_records = next(records for records in found.stored.values() if records)
+        given = Path(with_records[0].location.segment).name.partition(".reports.")[0]
+        yield Routed(id=header.id, converter=given, status=first)
     for attempt in range(1, max(found.stored, default=0) + 1):
         records = found.stored.get(attempt, [])
         reports = [record for record in records if record.header.kind == "report"]

@@ -28,7 +28,8 @@ from archivefs.archive import CATALOG, Archive, rebuild
 from archivefs.catalog.catalog import SCHEMA_VERSION, Catalog, connect, day_number, day_text
 from archivefs.errors import JournalDamagedError, LockedError, OtherSchemaError
 from archivefs.events import Outcome, Status, Verified
-from archivefs.operations import RETRIABLE, Adopt, BeginAttempt, Drop, Note, Report, Retry, Touch
+from archivefs.operations import RETRIABLE, Adopt, BeginAttempt, Drop, Note, Report, Retry, Route, Touch
+from archivefs.routing import ROUTING_REASON, UNROUTED
 from archivefs.transaction import Operation
 
 NAMES = [
@@ -77,6 +78,8 @@ class Mix:
             return self.finish(row.id, row.attempts)
         if row.status is Status.QUARANTINED:
             return self.chance.choice([Adopt, Drop])(row.id)
+        if row.reason == ROUTING_REASON:
+            return Route(row.id, self.chance.choice(["", "ict", "log", "files"]), 0.75, {"ict": "ø"})
         if kind > 0.9 and row.status in RETRIABLE:
             return Retry(row.id)
         if kind > 0.98:
@@ -91,7 +94,7 @@ class Mix:
         return capture(
             b"%d;" % self.chance.randrange(5) * self.chance.choice([0, 1, 1000]),
             self.chance.choice(NAMES),
-            self.chance.choice(["ict", "log", "files"]),
+            self.chance.choice(["ict", "log", "files", UNROUTED]),
             mtime_ns=self.chance.randrange(-(10**18), 10**18),
             folder=self.chance.choice(FOLDERS),
             supersedes=[self.chance.choice(ids[-5:])] if ids and self.chance.random() < 0.3 else [],
@@ -428,7 +431,7 @@ def test_a_journal_of_one_catalog_fits_no_other_archive(root: Path, clock: Clock
 QUESTIONS: dict[str, Callable[[Archive], object]] = {
     "entry": lambda archive: archive.reader.entry(1),
     "by_id": lambda archive: archive.reader.by_id("20260213T120000000-5f1637"),
-    "get": lambda archive: archive.reader.get(archive.reader.last_id()[:18]),
+    "get": lambda archive: archive.reader.get(archive.reader.last_id()[:23]),
     "by_flat_name": lambda archive: archive.reader.by_flat_name(1, 20497, b"unit.csv"),
     "by_label": lambda archive: archive.reader.by_label(b"120000_5f1637_unit.csv", 20497, archive.zone, 1),
     "newest_with_content": lambda archive: archive.reader.newest_with_content("ict", b"x", "a" * 64),

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "archivefs"
 LAYERS = [
     ("attributes", "background", "errors", "events", "names"),
     ("config",),
-    ("query",),
+    ("query", "routing"),
     ("store", "catalog"),
     ("packing",),
     ("transaction",),

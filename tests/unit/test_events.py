@@ -25,6 +25,7 @@ from archivefs.events import (
     Repacked,
     Repaired,
     Retried,
+    Routed,
     SegmentsRemoved,
     Status,
     TailCut,
@@ -57,6 +58,10 @@ EXAMPLES = [
     Voided(id=ID, attempt=1, ordinal=2, reason="content/x ends at 5"),
     Adopted(id=ID, status=Status.PENDING, due_ms=5),
     Dropped(id=ID, reason="dropped from quarantine"),
+    Routed(
+        id=ID, converter="ict", status=Status.PENDING, reason="r", due_ms=5, confidence=0.5,
+        asked={"ict": "confidence 0.50: perhaps"},
+    ),
     Retried(id=ID, due_ms=5, actor=Actor(uid=0, program="archivefs retry")),
     DictionaryTrained(
         converter="ict", content="sources", name="ict-1", number=32768, samples=500, size=114688,

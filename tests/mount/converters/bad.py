@@ -160,3 +160,13 @@ def makes_its_log_a_pipe(path: str, arguments: Arguments) -> Report:
 
 def is_quick(path: str, arguments: Arguments) -> Report:
     return {"quick": True}
+
+
+class Raises:
+    """Cannot even look at a source."""
+
+    def validate(self, source: object, context: object) -> None:
+        raise RuntimeError("no such table")
+
+    def convert(self, source: object, context: object) -> Report:
+        return {}

@@ -97,3 +97,15 @@ class TellsAndWaits:
         while not Path(context.arguments["gate"]).exists():
             time.sleep(0.01)
         return {"waited": True}
+
+
+class Sure:
+    """Is as sure of a source as that says: ``name=0.7``, of the name it was given as an argument."""
+
+    def validate(self, source: Source, context: Context) -> Validation:
+        words = dict(word.split("=") for word in source.read_text().split() if "=" in word)
+        sure = float(words.get(context.arguments["name"], 0))
+        return Validation(sure > 0, sure, f"it says {sure}")
+
+    def convert(self, source: Source, context: Context) -> dict[str, Any]:
+        return {"by": context.arguments["name"]}
