@@ -83,6 +83,7 @@ class _Mount:
             readonly=options.readonly,
         )
         self._operations = Operations(tree, self._capturer, show)
+        self._committer.on_change(self._operations.changed)
         self._stopped = False
 
     async def run(self, ready: Callable[[], None]) -> None:

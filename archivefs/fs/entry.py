@@ -2,11 +2,12 @@
 
 import functools
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 from archivefs import describe, names
 from archivefs.archive import Archive
+from archivefs.catalog.catalog import Change
 from archivefs.catalog.rows import Attempt, Entry, Source, Stored
 from archivefs.errors import UnknownEntryError
 from archivefs.events import Location, Outcome, Status
@@ -35,6 +36,10 @@ WITH_ERROR = (Outcome.FAILED, Outcome.SUSPENDED, Outcome.TRANSIENT, Outcome.REJE
 
 DESCRIBED = 4096
 """How many entry.json are kept, of about 1 KB: a listing asks for the size, a reader for the bytes."""
+
+
+LOOKED_UP = 64
+"""Sources whose rows are kept from a lookup to the open that follows it."""
 
 
 def source_ino(n: int) -> int:
@@ -94,7 +99,7 @@ class ContentFile(File):
 
     def open(self) -> Handle:
         """Read through the shared cache of frames."""
-        return ContentHandle(self._cache, self._place, self._size, self._locate)
+        return ContentHandle(self._cache, self.ino, self._place, self._size, self._locate)
 
 
 class TextFile(File):
@@ -124,6 +129,7 @@ class EntryNodes:
     def __init__(self, archive: Archive, cache: FrameCache) -> None:
         self.archive = archive
         self.cache = cache
+        self._looked_up: dict[int, Source] = {}
         self._described = functools.lru_cache(DESCRIBED)(self._describe)
 
     def _describe(self, entry: Entry) -> bytes:
@@ -162,14 +168,23 @@ class EntryNodes:
         raise UnknownEntryError(f"entry number {n} has no such file any more")
 
     def _source(self, n: int) -> Source:
-        source = self.archive.reader.source(n)
+        source = self._looked_up.get(n) or self.archive.reader.source(n)
         if source is None:
             raise UnknownEntryError(f"there is no entry number {n} any more")
         return source
 
+    def changed(self, changes: Sequence[Change]) -> None:
+        """A listener for the committer."""
+        for change in changes:
+            self._looked_up.pop(change.n, None)
+
     def source(self, source: Entry | Source) -> ContentFile:
         """The source of an entry."""
         n = source.n
+        if isinstance(source, Source):  # an open follows
+            self._looked_up[n] = source
+            if len(self._looked_up) > LOOKED_UP:
+                del self._looked_up[next(iter(self._looked_up))]
         facts = describe.LazyXattrs(self.archive, n)
         return ContentFile(
             self.cache, source_ino(n), self.archive.reader.location(source), partial(self._source_place, n),
@@ -238,6 +253,7 @@ class EntryDir(_NamedDir):
         self._nodes = nodes
         self._entry = entry
         self._view = view
+        self.decided_by = entry.converter_id, entry.day
 
     def attributes(self) -> Attributes:
         """Dated by the capture."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import trio
 
-from archivefs.errors import ContentDamagedError, SegmentMissingError
+from archivefs.errors import ArchiveError, ContentDamagedError, SegmentMissingError
 from archivefs.events import Location
 from archivefs.fs.node import Handle
 from archivefs.store.content import ContentReader
@@ -59,6 +59,16 @@ class FrameCache:
                 return await self._load(key, place, size, index)
             await loading.wait()
 
+    def at_once(self, place: Location, size: int) -> bytes | None:
+        """A content of one small frame whose bytes are in the page cache; None for any other.
+
+        Raises ``ContentDamagedError``.
+        """
+        if size > INLINE_BYTES:
+            return None
+        packed = self._content.compressed_frame(place, size, 0, wait=False)
+        return None if packed is None else self._content.unpack(place, size, 0, packed)
+
     def load_ahead(self, place: Location, size: int, index: int) -> None:
         """Begin to load frame ``index`` where there is one, unless it is there or all threads are busy."""
         key = (place.segment, place.offset, index)
@@ -74,13 +84,11 @@ class FrameCache:
                 await self._load(key, place, size, index)
 
     async def _load(self, key: _Key, place: Location, size: int, index: int) -> bytes:
-        if size <= INLINE_BYTES:
-            packed = self._content.compressed_frame(place, size, index, wait=False)
-            if packed is not None:
-                frame = self._content.unpack(place, size, index, packed)
-                self._make_room(len(frame) + FRAME_COST)
-                self._frames[key] = frame
-                return frame
+        there = self.at_once(place, size)
+        if there is not None:
+            self._make_room(len(there) + FRAME_COST)
+            self._frames[key] = there
+            return there
         self._loading[key] = done = trio.Event()
         reserved = 0
         try:
@@ -107,12 +115,22 @@ class FrameCache:
 class ContentHandle(Handle):
     """An archived content open for reading; ``locate`` says where it is now, for a repack may move it."""
 
-    def __init__(self, cache: FrameCache, place: Location, size: int, locate: Callable[[], Location]) -> None:
+    def __init__(
+        self, cache: FrameCache, ino: int, place: Location, size: int, locate: Callable[[], Location]
+    ) -> None:
+        self.ino = ino
         self._cache = cache
         self._place = place
         self._size = size
         self._locate = locate
         self._next = 0
+
+    def at_once(self) -> bytes | None:
+        """All of a small content that needs no disk; whoever reads it is told what is wrong with it."""
+        try:
+            return self._cache.at_once(self._place, self._size) if self._size else None
+        except ArchiveError:
+            return None
 
     async def read(self, offset: int, size: int) -> bytes:
         """A part of the content, from as many frames as it touches."""

@@ -1,14 +1,15 @@
-"""The kernel's caches: what it must forget when something changes. Speaks to it from a thread of its own.
+"""The kernel's caches: what it must forget when something changes, and what it is given before it asks.
 
-A notification may wait for a request that is being answered, so it must never be sent from the trio thread.
-What a conversion moves is cached too briefly to need any (``node.MOVING``); so they are rare: an entry that
-had come to its end goes on.
+To forget may wait for a request that is being answered, so that is never asked from the trio thread. What
+a conversion moves is cached too briefly to need it (``node.MOVING``); so it is rare: an entry that had come
+to its end goes on.
 """
 
 import contextlib
 import logging
 import queue
 import threading
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 
 import pyfuse3
@@ -20,12 +21,17 @@ from archivefs.catalog.rows import Entry
 from archivefs.events import FINAL, Status
 from archivefs.fs import inodes
 from archivefs.fs.inodes import BY_ID_VIEW, Kind, Slot
+from archivefs.fs.node import Handle
 from archivefs.fs.views import VIEWS, Levels, leaf, path_to
 
 log = logging.getLogger(__name__)
 
 _Message = tuple[int, bytes | None]
 """Directory and name to forget; or an inode whose attributes are to be forgotten."""
+
+
+GIVEN = 10_000
+"""Files of which it is known that the kernel was given their bytes."""
 
 
 class Kernel:
@@ -69,6 +75,38 @@ class Kernel:
                     pyfuse3.invalidate_inode(InodeT(ino), attr_only=True)
                 else:
                     pyfuse3.invalidate_entry(InodeT(ino), FileNameT(name))
+
+
+class Pages:
+    """Gives the kernel the bytes of small archived files when they are opened, so that it need not ask.
+
+    Only while nobody else has the file open. A page that the kernel asked for is locked until it is answered,
+    and who gives it that page waits for the lock: this thread, for an answer of its own.
+    """
+
+    def __init__(self) -> None:
+        self._open: Counter[int] = Counter()
+        self._given: OrderedDict[int, None] = OrderedDict()
+
+    def opened(self, ino: int, handle: Handle) -> None:
+        """Before the answer to an open. Each file is given once: most are still there when opened again."""
+        self._open[ino] += 1
+        if self._open[ino] > 1 or ino in self._given:
+            return
+        content = handle.at_once()
+        if content is None:
+            return
+        self._given[ino] = None
+        if len(self._given) > GIVEN:
+            self._given.popitem(last=False)
+        with contextlib.suppress(OSError):
+            pyfuse3.notify_store(InodeT(ino), 0, content)
+
+    def closed(self, ino: int) -> None:
+        """At a release; all that was asked through that handle is answered."""
+        self._open[ino] -= 1
+        if not self._open[ino]:
+            del self._open[ino]
 
 
 class Invalidator:

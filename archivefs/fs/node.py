@@ -56,7 +56,13 @@ class Node(ABC):
 
 
 class Directory(Node):
-    """Something with names in it."""
+    """Something with names in it.
+
+    ``decided_by``: number of the converter and the day whose entries alone decide what is listed, None where
+    something else does.
+    """
+
+    decided_by: tuple[int, int] | None = None
 
     @abstractmethod
     def lookup(self, name: bytes) -> Node | None:
@@ -82,6 +88,10 @@ class Handle(ABC):
     @abstractmethod
     async def read(self, offset: int, size: int) -> bytes:
         """Up to ``size`` bytes; fewer only at the end. Raises ``ArchiveError`` or ``OSError``."""
+
+    def at_once(self) -> bytes | None:
+        """All bytes where they never change, are few, and can be had without waiting; None else."""
+        return None
 
     def close(self) -> None:  # noqa: B027  most hold nothing
         """Let go of what it holds."""

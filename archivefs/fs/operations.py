@@ -9,7 +9,7 @@ import functools
 import logging
 import os
 import stat
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import pyfuse3
@@ -31,11 +31,15 @@ from pyfuse3 import (
 )
 
 from archivefs import names
+from archivefs.catalog.catalog import Change
 from archivefs.errors import ArchiveError, ContentDamagedError
 from archivefs.fs.capture import Capturer, actor_of
+from archivefs.fs.frame_cache import ContentHandle
 from archivefs.fs.inbox import errno_of
 from archivefs.fs.inbox_items import InboxDir, InboxFile, InboxHandle, InboxItem
-from archivefs.fs.node import Attributes, Directory, File, Handle, Listed, Node
+from archivefs.fs.kernel import Pages
+from archivefs.fs.listings import Listing, Listings
+from archivefs.fs.node import Attributes, Directory, File, Handle, Node
 from archivefs.fs.tree import Tree
 
 log = logging.getLogger(__name__)
@@ -86,28 +90,6 @@ def _boundary(handler: Callable[_P, Coroutine[Any, Any, _R]]) -> Callable[_P, Co
     return guarded
 
 
-class _OpenDirectory:
-    """A directory being listed: goes on where the kernel's last page ended."""
-
-    def __init__(self, directory: Directory) -> None:
-        self.directory = directory
-        self._cookie = -1
-        self._rest: Iterator[Listed] = iter(())
-        self._waiting: Listed | None = None
-
-    def after(self, cookie: int) -> Iterator[Listed]:
-        """What comes behind ``cookie``; a snapshot goes on as long as the kernel reads in order."""
-        if cookie != self._cookie:
-            self._rest, self._waiting = self.directory.entries(cookie), None
-        if self._waiting is not None:
-            yield self._waiting
-        yield from self._rest
-
-    def pause(self, cookie: int, waiting: Listed) -> None:
-        """The kernel's page is full: ``waiting`` did not fit any more."""
-        self._cookie, self._waiting = cookie, waiting
-
-
 class Operations(pyfuse3.Operations):
     """The adapter. One for each mount."""
 
@@ -121,8 +103,14 @@ class Operations(pyfuse3.Operations):
         self._inbox = tree.inbox
         self._capturer = capturer
         self._show = show
-        self._handles: dict[int, Handle | _OpenDirectory] = {}
+        self._listings = Listings(self._entry)
+        self._pages = Pages()
+        self._handles: dict[int, Handle | Listing] = {}
         self._next_handle = 0
+
+    def changed(self, changes: Sequence[Change]) -> None:
+        """A listener for the committer."""
+        self._listings.changed(changes)
 
     # -- answers ---------------------------------------------------------------------------------------
 
@@ -148,7 +136,7 @@ class Operations(pyfuse3.Operations):
             node.lookups += 1
         return entry
 
-    def _keep(self, handle: Handle | _OpenDirectory) -> FileHandleT:
+    def _keep(self, handle: Handle | Listing) -> FileHandleT:
         self._next_handle += 1
         self._handles[self._next_handle] = handle
         return FileHandleT(self._next_handle)
@@ -201,25 +189,14 @@ class Operations(pyfuse3.Operations):
         node = self._tree.node(inode)
         if not isinstance(node, Directory):
             raise FUSEError(errno.ENOTDIR)
-        return self._keep(_OpenDirectory(node))
+        return self._keep(self._listings.open(node))
 
     @_boundary
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         """One page of names with their attributes."""
         listing = self._handles[fh]
-        assert isinstance(listing, _OpenDirectory)
-        last = start_id
-        for cookie, name, shown in listing.after(start_id):
-            try:
-                entry = self._entry(shown if isinstance(shown, Attributes) else shown.attributes())
-            except (ArchiveError, OSError):
-                continue
-            if not pyfuse3.readdir_reply(token, FileNameT(name), entry, cookie):
-                listing.pause(last, (cookie, name, shown))
-                return
-            last = cookie
-            if isinstance(shown, InboxItem):
-                shown.lookups += 1
+        assert isinstance(listing, Listing)
+        listing.send(start_id, functools.partial(pyfuse3.readdir_reply, token))
 
     @_boundary
     async def releasedir(self, fh: FileHandleT) -> None:
@@ -260,7 +237,10 @@ class Operations(pyfuse3.Operations):
             raise FUSEError(errno.EROFS)
         if not isinstance(node, File):
             raise FUSEError(errno.EISDIR)
-        return self._open_file(node.open())
+        handle = node.open()
+        if isinstance(handle, ContentHandle):
+            self._pages.opened(inode, handle)
+        return self._open_file(handle)
 
     async def _open_inbox(self, file: InboxFile, flags: int, ctx: RequestContext) -> FileInfo:
         if flags & _WRITING and self._show.readonly:
@@ -345,8 +325,8 @@ class Operations(pyfuse3.Operations):
         handle = self._handles.pop(fh)
         if isinstance(handle, InboxHandle):
             await self._capturer.release(handle)
-        elif isinstance(handle, Handle):
-            handle.close()
+        elif isinstance(handle, ContentHandle):
+            self._pages.closed(handle.ino)
 
     # -- changing the inbox ----------------------------------------------------------------------------
 

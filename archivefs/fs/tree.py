@@ -93,6 +93,7 @@ class Tree:
     def changed(self, changes: Sequence[Change]) -> None:
         """A listener for the committer."""
         self.changed_ns = self.archive.now_ms() * 10**6
+        self.entries.changed(changes)
 
     def node(self, ino: int) -> Node:
         """What the number stands for. Raises ``ArchiveError`` or ``OSError`` where that is gone."""

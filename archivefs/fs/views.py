@@ -155,6 +155,7 @@ class LevelDir(Directory):
         self._place = place
         self._view = VIEWS[place.view]
         self._changed_ns = changed_ns
+        self.decided_by = (place.converter_id, place.day) if self._is_leaf else None
 
     def attributes(self) -> Attributes:
         """Dated by the last change of the archive; kept briefly, its name as long as it holds."""

@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 LOOK_ENTRIES = 250
 """After so many new entries it looks again whether a converter has enough."""
+FIRST_LOOK_SECONDS = 60.0
+"""Whoever mounts an archive wants to look at it first."""
 
 
 class Training:
@@ -36,7 +38,9 @@ class Training:
             self._wake.set()
 
     async def run(self) -> None:
-        """Look at the start, and whenever there are enough new entries, until cancelled."""
+        """Look once after the start, and whenever there are enough new entries, until cancelled."""
+        with trio.move_on_after(FIRST_LOOK_SECONDS):
+            await self._wake.wait()
         while self._archive.writable:
             self._wake, self._new = trio.Event(), 0
             try:

@@ -413,14 +413,22 @@ def ordinary_umask() -> Iterator[None]:
     os.umask(before)
 
 
+MEASURE = """
+import os
+
+def convert(path, arguments):
+    print('measured')
+    return {'umask': os.umask(0o077)}
+"""
+
+
 @pytest.mark.usefixtures("ordinary_umask")
 @pytest.mark.parametrize("way", ["as a daemon", "in the foreground"])
 def test_the_files_of_the_archive_are_private_after_real_use(way: str, tmp_path: Path) -> None:
     toml = config(converter("csv", "function:measure:convert"))
     with an_archive(tmp_path, toml, mount=False) as archive:
         root = archive.root
-        measure = "import os\n\ndef convert(path, arguments):\n    print('measured')\n    return {'umask': os.umask(0o77)}\n"
-        (root / "converters" / "measure.py").write_text(measure)
+        (root / "converters" / "measure.py").write_text(MEASURE)
         begin_a_day(archive)
         mount_it(archive, way)
         archive.drop("csv", "a.csv", b"x" * (9 << 20))

@@ -14,6 +14,8 @@ CACHE_MIB = 16
 READERS = 32
 BESIDE_MIB = 48
 """What 32 readers take beside the cache: buffers of requests, compressed frames, Python's own."""
+FORGET = ["sh", "-c", "echo 1 > /proc/sys/vm/drop_caches"]
+"""Makes the kernel drop pages of files, those of segments too, where root runs the tests."""
 
 
 def log_of(rng: random.Random, size: int) -> bytes:
@@ -74,3 +76,28 @@ def test_a_large_file_reads_the_same_from_front_to_back_from_back_to_front_and_a
         for place in places:
             file.seek(place)
             assert file.read(4096) == content[place : place + 4096][:4096]
+
+
+def test_small_files_read_the_same_by_many_while_the_kernel_forgets_their_pages(mounted: Make) -> None:
+    """The kernel is given their pages at open; that must not wait for a page that somebody asked for."""
+    station = mounted(config(converter("csv")))
+    rng = random.Random(5)
+    contents = {f"{number:03}.csv": log_of(rng, rng.choice((1, 4096, 7000, 60_000))) for number in range(120)}
+    for name, content in contents.items():
+        station.drop("csv", name, content)
+    rows = {row.name.decode(): row for row in station.entries()}
+    sums = "".join(
+        f"{sha256(content)}  {station.entry_dir(rows[name]) / name}\n" for name, content in contents.items()
+    )
+    for _ in range(4):
+        readers = [
+            subprocess.Popen(["sha256sum", "--check", "--quiet"], stdin=subprocess.PIPE, text=True)
+            for _ in range(8)
+        ]
+        for reader in readers:
+            assert reader.stdin is not None
+            reader.stdin.write(sums)
+            reader.stdin.close()
+        while any(reader.poll() is None for reader in readers):
+            subprocess.run(FORGET, check=False, stderr=subprocess.DEVNULL)
+        assert [reader.returncode for reader in readers] == [0] * 8

@@ -155,3 +155,14 @@ def test_from_the_folder_of_a_converter_it_is_another_disk(station: Mounted) -> 
     (station.inbox / "top.png").write_text("x")
     with pytest.raises(OSError, match="cross-device"):
         (station.inbox / "top.png").rename(station.inbox / "photos" / "top.png")
+
+
+def test_listings_that_were_kept_follow_an_entry_to_its_converter(mounted: Make) -> None:
+    station = mounted(config(sure("one"), converter("unrouted", settle_seconds=1)))
+    save(station, "unit.txt", "one=0.9")
+    row = station.only("unit.txt")
+    folder = station.point / "by-converter/unrouted" / row.day_text / "pending"
+    for _ in range(2):
+        assert len(names_in(folder)) == 1
+    ended(station, "unit.txt", "success", "one")
+    poll("a folder that nothing is in", lambda: names_in(folder) == [])
