@@ -40,6 +40,7 @@ def entry(archive: Archive, row: Entry) -> dict[str, Any]:
         "uid": row.uid,
         "gid": row.gid,
         "xattrs": msgspec.json.decode(row.xattrs),
+        "members": row.members or "",
         "stored_bytes": row.length,
         "segment": f"content/{place.segment}",
         "offset": place.offset,

@@ -94,6 +94,21 @@ class Content(Record, frozen=True, kw_only=True):
     location: Location | None = None
 
 
+class Member(msgspec.Struct, frozen=True, array_like=True):
+    """A file or folder in a source that is a folder; in a line it is an array in this order.
+
+    ``path`` is relative to the folder, ``path_hex`` its exact bytes where they are not UTF-8. ``mode`` has
+    the kind in it, as stat(2) gives it. The bytes of a file begin at ``offset`` of the content, a tar.
+    """
+
+    path: str
+    path_hex: str
+    mode: int
+    size: int
+    mtime_ns: int
+    offset: int
+
+
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind"):
     """Base of all events: position, time and chain.
 
@@ -121,7 +136,8 @@ class Captured(Event, frozen=True, kw_only=True, tag="captured"):
 
     ``due_ms``: earliest time of its conversion (Unix milliseconds), 0 where none follows by itself.
     ``supersedes``: the ids of earlier versions of the same inbox file that this one replaces.
-    ``xattrs``: the extended attributes ``user.*`` of the file, values in Base64.
+    ``xattrs``: the extended attributes ``user.*`` of the file, values in Base64. ``members``: of a folder,
+    what is in it; its content is a tar of them.
     """
 
     id: str
@@ -143,6 +159,7 @@ class Captured(Event, frozen=True, kw_only=True, tag="captured"):
     due_ms: int = 0
     supersedes: list[str] = []
     xattrs: dict[str, str] = {}
+    members: list[Member] = []
     location: Location
 
 

@@ -25,6 +25,7 @@ from archivefs.events import (
     Dropped,
     Event,
     Location,
+    Member,
     Move,
     Outcome,
     Repacked,
@@ -41,6 +42,8 @@ from archivefs.transaction import Operation, Transaction, id_milliseconds
 
 NO_CONVERTER_REASON = "it fits no converter"
 """``reason`` of an entry that stays ``unrouted``."""
+PART_REASON = "it is part of a folder that is one source when it is complete"
+NO_FOLDER_REASON = "its converter takes folders, and it lies in none"
 IMPORT_REASON = "imported"
 """``reason`` of an entry that came with an import and waits for no conversion."""
 
@@ -72,7 +75,8 @@ class Capture(Operation[Receipt]):
     """Archive a source. ``quarantine`` says why it must not be converted by itself, '' for a normal capture.
 
     ``supersedes`` are the ids that earlier versions of the same inbox file got; each is honoured while it
-    still waits. ``imported``: it is not converted by itself, whatever its converter.
+    still waits. ``imported``: it is not converted by itself, whatever its converter. ``members``: the source
+    is a folder, and the content a tar of them.
     """
 
     converter: str
@@ -87,6 +91,7 @@ class Capture(Operation[Receipt]):
     quarantine: str = ""
     imported: bool = False
     xattrs: dict[str, str] = field(default_factory=dict)
+    members: Sequence[Member] = ()
     actor: Actor | None = None
 
     def __post_init__(self) -> None:
@@ -109,7 +114,7 @@ class Capture(Operation[Receipt]):
             folder=names.text(self.folder), folder_hex=names.hex_if_needed(self.folder),
             size=content.size, stored=content.stored, sha256=content.sha256, captured_ms=captured_ms,
             mtime_ns=self.mtime_ns, mode=self.mode, uid=self.uid, gid=self.gid, xattrs=self.xattrs,
-            quarantine=self.quarantine, imported=self.imported,
+            quarantine=self.quarantine, imported=self.imported, members=list(self.members),
         )  # fmt: skip
         place = txn.append(self.converter, SOURCES, txn.day(captured_ms), header, content)
         supersedes = [earlier for earlier in self.supersedes if txn.waits(earlier)]
@@ -123,12 +128,19 @@ class Capture(Operation[Receipt]):
             self.content.close()
 
 
-def first_status(config: Config, name: str, file: bytes, when_ms: int) -> tuple[Status, str, int]:
+def first_status(
+    config: Config, name: str, file: bytes, when_ms: int, *, is_folder: bool = False, is_part: bool = False
+) -> tuple[Status, str, int]:
     """Status, reason and time of the first conversion (0: none) of a source archived at ``when_ms``.
 
     ``name`` is that of the converter; for one that is still to be found, the time is when to ask for it.
+    ``is_folder``: the source is one; ``is_part``: it lies in one.
     """
     converter = config.converters.get(name, ConverterConfig())
+    if converter.kind == "folder" and not is_folder:
+        return (Status.ARCHIVED, PART_REASON, 0) if is_part else (Status.SKIPPED, NO_FOLDER_REASON, 0)
+    if is_folder:  # it was left alone until it was complete
+        when_ms -= int(converter.settle_seconds * 1000)
     if name == UNROUTED and candidates(config, file):
         return Status.PENDING, ROUTING_REASON, when_ms + int(converter.settle_seconds * 1000)
     return status_for(converter, file, when_ms)
@@ -158,12 +170,16 @@ def captured_event(
     else:
         name = names.original(header.name, header.name_hex)
         when_ms = min(header.captured_ms, txn.now_ms)
-        status, reason, due_ms = first_status(txn.config, header.converter, name, when_ms)
+        status, reason, due_ms = first_status(
+            txn.config, header.converter, name, when_ms,
+            is_folder=bool(header.members), is_part=bool(header.folder),
+        )  # fmt: skip
     return Captured(
         id=header.id, converter=header.converter, day=txn.day(header.captured_ms),
         name=header.name, name_hex=header.name_hex, folder=header.folder, folder_hex=header.folder_hex,
         size=header.size, sha256=header.sha256, mtime_ns=header.mtime_ns, mode=header.mode,
         uid=header.uid, gid=header.gid, xattrs=header.xattrs, captured_ms=header.captured_ms,
+        members=header.members,
         status=status, reason=reason,
         due_ms=due_ms, supersedes=list(supersedes), location=place, actor=actor,
     )  # fmt: skip
@@ -199,7 +215,9 @@ class Adopt(Operation[Status]):
         """One event. Raises ``ArchiveError`` where the entry is not quarantined."""
         entry = txn.quarantined(self.id)
         name = txn.converter_name(entry)
-        status, reason, due_ms = first_status(txn.config, name, entry.name, txn.now_ms)
+        status, reason, due_ms = first_status(
+            txn.config, name, entry.name, txn.now_ms, is_folder=entry.members > 0, is_part=bool(entry.folder)
+        )
         txn.record(Adopted(id=self.id, status=status, reason=reason, due_ms=due_ms, actor=self.actor))
         return status
 
@@ -383,7 +401,8 @@ def why_not_again(config: Config, converter: str, entry: Entry, status: Status) 
         return f"is {status}; tried again is what is {', '.join(sorted(RETRIABLE))}"
     if entry.reason == VOID_REASON:
         return entry.reason
-    first, reason, _ = first_status(config, converter, entry.name, 0)
+    is_folder, is_part = entry.members > 0, bool(entry.folder)
+    first, reason, _ = first_status(config, converter, entry.name, 0, is_folder=is_folder, is_part=is_part)
     if first is Status.ARCHIVED:
         return f"archive.toml does not say how to convert for {converter}"
     return "" if first is Status.PENDING else reason

@@ -19,7 +19,9 @@ def candidates(config: Config, name: bytes) -> list[str]:
     Those with a pattern that fits; where there are none, those without patterns that can say how sure
     they are.
     """
-    others = {each: table for each, table in config.converters.items() if each != UNROUTED}
+    others = {
+        each: table for each, table in config.converters.items() if each != UNROUTED and table.kind == "file"
+    }
     fitting = [each for each, table in others.items() if names.matches(name, table.patterns)]
     return fitting or [
         each for each, table in others.items() if not table.patterns and table.run.startswith("python:")

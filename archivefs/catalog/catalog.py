@@ -263,10 +263,18 @@ class Catalog:
             event.mtime_ns, event.mode, event.uid, event.gid, event.captured_ms, event.reason,
             msgspec.json.encode(event.xattrs).decode(), "",
             event.due_ms, 0, event.seq, self._segment_id(place), place.offset, place.header,
-            place.stored, place.length, -1.0,
+            place.stored, place.length, -1.0, len(event.members),
         )  # fmt: skip
         self.db.execute(f"INSERT INTO entries VALUES (NULL{', ?' * len(row)})", row)
         n = self.db.last_insert_rowid()
+        self.db.executemany(
+            "INSERT INTO members VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [
+                (n, ordinal, names.original(each.path, each.path_hex), each.mode, each.size, each.mtime_ns,
+                 each.offset)
+                for ordinal, each in enumerate(event.members, 1)
+            ],
+        )  # fmt: skip
         self._count(converter_id, day, event.status, 1, event.size, place.length)
         changes = [Change(n, event.id, converter_id, day, None, event.status)]
         for earlier in event.supersedes:

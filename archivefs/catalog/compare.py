@@ -10,7 +10,17 @@ import apsw
 from archivefs.catalog.catalog import Catalog, connect
 from archivefs.errors import CatalogError
 
-TABLES = ("meta", "converters", "dictionaries", "segments", "entries", "attempts", "contents", "totals")
+TABLES = (
+    "meta",
+    "converters",
+    "dictionaries",
+    "segments",
+    "entries",
+    "members",
+    "attempts",
+    "contents",
+    "totals",
+)
 SHOWN = 10
 """Differences of one table that are told one by one."""
 _KEYS = {"applied_sha256"}

@@ -12,7 +12,7 @@ import apsw
 from archivefs import names
 from archivefs.catalog import conditions
 from archivefs.catalog.catalog import DROP_REASON, VOID_REASON, connect, day_number, day_text, status_number
-from archivefs.catalog.rows import Attempt, DictionaryRow, Entry, Record, Source, Stored, Total
+from archivefs.catalog.rows import Attempt, DictionaryRow, Entry, MemberRow, Record, Source, Stored, Total
 from archivefs.errors import CatalogError, UnknownEntryError
 from archivefs.events import STATUSES, Location, Status
 from archivefs.query import Query
@@ -100,16 +100,19 @@ class Reader:
                     return entry
         return None
 
-    def newest_with_content(self, converter: str, name: bytes, sha256: str) -> Entry | None:
-        """The newest entry of that name, in whatever folder, with exactly this content.
+    def newest_with_content(
+        self, converter: str, name: bytes, sha256: str, folder: bytes | None = None
+    ) -> Entry | None:
+        """The newest entry of that name with exactly this content, of a converter ('': of any).
 
-        Of a converter, '' for all.
+        One that was saved in ``folder`` comes before those of others.
         """
         return self._one(
             # +: SQLite would rather go through all entries of the converter.
             "hex = ?1 AND sha256 = ?2 AND name = ?3 AND (?4 = '' OR +converter_id ="
-            " (SELECT converter_id FROM converters WHERE name = ?4)) ORDER BY n DESC LIMIT 1",
-            sha256[:6], sha256, name, converter,
+            " (SELECT converter_id FROM converters WHERE name = ?4))"
+            " ORDER BY folder = ?5 DESC, n DESC LIMIT 1",
+            sha256[:6], sha256, name, converter, folder,
         )  # fmt: skip
 
     def places_of_content(self, converter: str, sha256: str) -> set[tuple[bytes, bytes, int]]:
@@ -172,10 +175,10 @@ class Reader:
 
     def flat_page(
         self, converter_id: int, day: int, status: Status, after: int, limit: int
-    ) -> list[tuple[int, bytes, int, int, int]]:
-        """``(n, flat name, size, length, mtime_ns)`` of the same; a few columns are read fast."""
+    ) -> list[tuple[int, bytes, int, int, int, int]]:
+        """``(n, flat name, size, length, mtime_ns, members)`` of the same; a few columns are read fast."""
         rows = self.db.execute(
-            "SELECT n, flat_name, size, length, mtime_ns FROM entries"
+            "SELECT n, flat_name, size, length, mtime_ns, members FROM entries"
             " WHERE converter_id = ? AND day = ? AND status = ? AND n > ? ORDER BY n LIMIT ?",
             (converter_id, day, status_number(status), after, limit),
         )
@@ -247,6 +250,14 @@ class Reader:
         """The attempts of an entry, oldest first."""
         rows = self.db.execute("SELECT * FROM attempts WHERE n = ? ORDER BY attempt", (n,))
         return [Attempt(*row) for row in rows]
+
+    def members(self, n: int) -> list[MemberRow]:
+        """What is in a source that is a folder, in the order of path."""
+        rows = self.db.execute(
+            "SELECT ordinal, path, mode, size, mtime_ns, offset FROM members WHERE n = ? ORDER BY ordinal",
+            (n,),
+        )
+        return [MemberRow(*row) for row in rows]
 
     def contents(self, n: int) -> list[Stored]:
         """Logs and reports of an entry's attempts, in the order of attempt and ordinal."""

@@ -3,16 +3,17 @@
 import logging
 import math
 import os
-import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import trio
 
+from archivefs import folders
 from archivefs.archive import Archive
 from archivefs.catalog.catalog import Change
-from archivefs.catalog.rows import Entry
+from archivefs.catalog.rows import Entry, MemberRow
 from archivefs.committer import Committer
 from archivefs.config import ConverterConfig
 from archivefs.convert import router
@@ -21,8 +22,9 @@ from archivefs.convert.verdict import cause_of, verdict
 from archivefs.convert.waiting import Place, Waiting
 from archivefs.errors import ArchiveError, SegmentMissingError
 from archivefs.events import WAITING, Location, Outcome
+from archivefs.folders import Packed
 from archivefs.operations import BeginAttempt, FinishAttempt, Report
-from archivefs.store.durable import make_dirs
+from archivefs.store.durable import make_dirs, remove_tree
 
 log = logging.getLogger(__name__)
 
@@ -189,17 +191,32 @@ class Scheduler:
     async def _extracted(self, entry: Entry, attempt: int, config: ConverterConfig) -> Job:
         """The archived source in a folder of its own; looked for again where a repack moved it meanwhile."""
         place = self._archive.reader.location(entry)
+        members = self._archive.reader.members(entry.n) if entry.members else []
         try:
-            return await trio.to_thread.run_sync(self._extract, entry, place, attempt, config)
+            return await trio.to_thread.run_sync(self._extract, entry, place, members, attempt, config)
         except SegmentMissingError:
             moved = self._archive.reader.location(self._archive.reader.get(entry.id))
             if moved == place:
                 raise
-            return await trio.to_thread.run_sync(self._extract, entry, moved, attempt, config)
+            return await trio.to_thread.run_sync(self._extract, entry, moved, members, attempt, config)
 
-    def _extract(self, entry: Entry, place: Location, attempt: int, config: ConverterConfig) -> Job:
+    def _unpack(self, entry: Entry, place: Location, members: list[MemberRow], folder: Path) -> None:
+        """Lay out a source that is a folder."""
+        with tempfile.TemporaryFile(dir=self._work_dir) as tar:
+            self._archive.content.copy(place, entry.size, entry.sha256, tar.fileno())
+            folder.mkdir(0o700)
+            packed = (Packed(*member[1:]) for member in members)
+            folders.unpack(tar.fileno(), packed, os.fsencode(folder))
+        os.utime(folder, ns=(entry.mtime_ns, entry.mtime_ns))
+
+    def _extract(
+        self, entry: Entry, place: Location, members: list[MemberRow], attempt: int, config: ConverterConfig
+    ) -> Job:
         """Lay the archived source into a folder of its own; its hash is checked on the way."""
         job = make_job(self._work_dir, entry.n, entry.name, attempt, config.arguments)
+        if members:
+            self._unpack(entry, place, members, job.source)
+            return job
         fd = os.open(job.source, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             self._archive.content.copy(place, entry.size, entry.sha256, fd)
@@ -207,8 +224,3 @@ class Scheduler:
         finally:
             os.close(fd)
         return job
-
-
-def remove_tree(folder: Path) -> None:
-    """Remove a folder; what cannot be removed now goes when the daemon starts again."""
-    shutil.rmtree(folder, ignore_errors=True)

@@ -25,6 +25,7 @@ from archivefs.committer import Committer
 from archivefs.convert.scheduler import Scheduler
 from archivefs.errors import ArchiveError, ContentDamagedError
 from archivefs.events import FINAL, WAITING, Actor, Status
+from archivefs.fs.folder_sources import FolderSources
 from archivefs.fs.inbox import Inbox, errno_of
 from archivefs.fs.inbox_items import InboxDir, InboxFile, InboxHandle, InboxItem
 from archivefs.operations import Capture, Receipt, Touch
@@ -45,11 +46,19 @@ RETRY_SECONDS = 5.0
 class Capturer:
     """Moves files from the inbox into the archive; one for each mount."""
 
-    def __init__(self, archive: Archive, committer: Committer, scheduler: Scheduler, inbox: Inbox) -> None:
+    def __init__(
+        self,
+        archive: Archive,
+        committer: Committer,
+        scheduler: Scheduler,
+        inbox: Inbox,
+        folder_sources: FolderSources,
+    ) -> None:
         self._archive = archive
         self._committer = committer
         self._scheduler = scheduler
         self._inbox = inbox
+        self._folder_sources = folder_sources
         self._spool_dir = archive.root / "staging"
         self._by_entry: dict[str, InboxFile] = {}
         self._aside: dict[bytes, str] = {}
@@ -113,6 +122,8 @@ class Capturer:
             self._set_timer(file, RETRY_SECONDS)
         finally:
             handle.close()
+            if handle.writable:
+                self._folder_sources.changed(file)
             if not file.writers and not self._is_due(file):
                 self.unhold(file)
             self._leave(file)
@@ -176,6 +187,7 @@ class Capturer:
         file.leave_at = None
         file.replaces = []
         self.watch(file, receipt.id, receipt.status)
+        self._folder_sources.changed(file, file.actor)
 
     def watch(self, file: InboxFile, id_: str, status: Status) -> None:
         """Connect a file with the entry of its content; it leaves when that has come to its end."""
@@ -206,7 +218,9 @@ class Capturer:
                 item.replaces += self._replaced_by(target, self._inbox.find(parent, name))
                 if item.writers == 0 or not item.dirty:
                     await self.capture_path(item, target)
+        self._folder_sources.changed(item)
         replaced = self._inbox.rename(item, parent, name)
+        self._folder_sources.changed(item)
         if replaced is not None:
             self.unhold(replaced)
         if isinstance(item, InboxDir):
@@ -233,10 +247,13 @@ class Capturer:
 
     def unlink(self, parent: InboxDir, name: bytes) -> None:
         """A program removed a file; the conversion of what was archived of it goes on."""
-        self.unhold(self._inbox.unlink(parent, name))
+        file = self._inbox.unlink(parent, name)
+        self._folder_sources.changed(file)
+        self.unhold(file)
 
     async def attributes_changed(self, file: InboxFile) -> None:
         """mtime, mode or owner were set after the capture: the entry learns of it."""
+        self._folder_sources.changed(file)
         if file.entry_id and not file.dirty:
             facts = os.lstat(self._inbox.path(file))
             mode = (facts.st_mode if file.mode is None else file.mode) & 0o7777
@@ -267,6 +284,8 @@ class Capturer:
     def _ended(self, file: InboxFile) -> None:
         """Nothing more happens with the entry by itself: the file goes after its linger time, or stays."""
         del self._by_entry[file.entry_id]
+        if file.source_key is not None:  # it stays as long as its folder
+            return
         entry = self._archive.reader.by_id(file.entry_id)
         name = self._archive.reader.converter_name(entry.converter_id) if entry else file.converter
         config = self._archive.converter_config(name)
@@ -306,7 +325,7 @@ class Capturer:
         """Take a file out of the inbox, unless someone writes it again."""
         if file.leave_at is None or trio.current_time() < file.leave_at:
             return
-        if file.unlinked or file.dirty or file.writers or file.capturing:
+        if file.unlinked or file.dirty or file.writers or file.capturing is not None:
             return
         try:
             self._inbox.unlink(file.parent, file.name)
@@ -353,7 +372,7 @@ class Capturer:
             encoded = await trio.to_thread.run_sync(encode_file, fd, 1, self._spool_dir)
         encoded.close()
         converter = "" if file.is_at_top else file.converter  # from there it may have been routed to any
-        entry = self._archive.reader.newest_with_content(converter, file.name, encoded.sha256)
+        entry = self._archive.reader.newest_with_content(converter, file.name, encoded.sha256, file.folder)
         if entry is None:
             return False
         self.watch(file, entry.id, entry.status)

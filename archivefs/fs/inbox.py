@@ -275,6 +275,25 @@ class Inbox:
         """Remove an extended attribute."""
         os.removexattr(self.path(item), name, follow_symlinks=False)
 
+    @property
+    def leaving(self) -> Path:
+        """Where folders are between leaving the inbox and being removed."""
+        return self.archive.root / "staging" / "leaving"
+
+    def take_away(self, folder: InboxDir) -> Path:
+        """Take a folder out of the inbox with all that is in it, in one step; returns where it is now.
+
+        Files that are open can be read on.
+        """
+        make_dirs(self.leaving)
+        gone = self.leaving / str(folder.ino)
+        prefix = folder.parts
+        below = [item for item in self._items.values() if item.parts[: len(prefix)] == prefix]
+        os.rename(self.path(folder), gone)  # noqa: PTH104  bytes
+        for item in sorted(below, key=lambda each: len(each.parts), reverse=True):
+            self._detach(item)
+        return gone
+
     def below(self, folder: InboxDir) -> list[InboxFile]:
         """The known files in a folder and its sub-folders."""
         prefix = folder.parts

@@ -75,6 +75,15 @@ class InboxItem(Node):
         )  # fmt: skip
 
 
+def _source_key(parts: list[bytes], inbox: "Inbox") -> tuple[bytes, bytes] | None:
+    """Converter and name of the folder that is one source and to which a path leads; None where none is."""
+    config = inbox.archive.config
+    converter = config.converters.get(os.fsdecode(parts[0])) if len(parts) > 1 else None
+    if converter is None or converter.kind != "folder" or names.matches(parts[1], config.junk):
+        return None
+    return parts[0], parts[1]
+
+
 class InboxFile(InboxItem):
     """A file. ``dirty``: it holds bytes that are in no entry yet.
 
@@ -124,6 +133,11 @@ class InboxFile(InboxItem):
         return b"/".join(self.parts[1:-1])
 
     @property
+    def source_key(self) -> tuple[bytes, bytes] | None:
+        """Converter and name of the folder that is one source with this in it, None where it is no part."""
+        return _source_key(self.parts[:-1], self.inbox)
+
+    @property
     def is_junk(self) -> bool:
         """Whether its name, or that of a folder above, says that it is not data or not finished."""
         junk = self.inbox.archive.config.junk
@@ -153,6 +167,11 @@ class InboxDir(InboxItem, Directory):
         super().__init__(ino, parent, name)
         self.inbox = inbox
         self.known_children = 0
+
+    @property
+    def source_key(self) -> tuple[bytes, bytes] | None:
+        """Converter and name of the folder that is one source, where it is that or lies in it; else None."""
+        return _source_key(self.parts, self.inbox)
 
     def attributes(self) -> Attributes:
         """As in staging."""

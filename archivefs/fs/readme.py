@@ -40,7 +40,7 @@ def text(archive: Archive) -> bytes:
     """The file's content."""
     lines = []
     for name, converter in sorted(archive.config.converters.items()):
-        takes = ", ".join(converter.patterns) or "any file"
+        takes = ", ".join(converter.patterns) or f"any {converter.kind}"
         lines.append(
             f"  inbox/{name}/".ljust(40) + (f"converts {takes}" if converter.run else "archives only")
         )

@@ -19,6 +19,7 @@ from archivefs.events import (
     DictionaryTrained,
     Dropped,
     Location,
+    Member,
     Move,
     Outcome,
     Rebuilt,
@@ -58,6 +59,11 @@ EXAMPLES = [
     Voided(id=ID, attempt=1, ordinal=2, reason="content/x ends at 5"),
     Adopted(id=ID, status=Status.PENDING, due_ms=5),
     Dropped(id=ID, reason="dropped from quarantine"),
+    Captured(
+        id=ID, converter="rack", day="2026-02-13", name="SN1", size=10240, sha256="ab", mtime_ns=1,
+        mode=0o755, uid=0, gid=0, captured_ms=1, status=Status.PENDING, location=PLACE,
+        members=[Member("a\ufffd", "61e9", 0o100644, 5, 7, 512), Member("b", "", 0o40755, 0, 8, 0)],
+    ),
     Routed(
         id=ID, converter="ict", status=Status.PENDING, reason="r", due_ms=5, confidence=0.5,
         asked={"ict": "confidence 0.50: perhaps"},

@@ -109,3 +109,22 @@ class Sure:
 
     def convert(self, source: Source, context: Context) -> dict[str, Any]:
         return {"by": context.arguments["name"]}
+
+
+class Folder:
+    """Tells which files it sees."""
+
+    def convert(self, source: Source, context: Context) -> dict[str, Any]:
+        return {"files": [path.name for path in source.files], "size": source.size}
+
+
+def list_folder(path: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Tells what is in a folder."""
+    folder = Path(path)
+    files = sorted(each for each in folder.rglob("*") if each.is_file())
+    names = {os.fsencode(each.relative_to(folder)).decode("utf-8", "replace"): each.stat() for each in files}
+    return {
+        "name": folder.name,
+        "files": {name: facts.st_size for name, facts in names.items()},
+        "mtimes_ns": {name: facts.st_mtime_ns for name, facts in names.items()},
+    }
