@@ -58,7 +58,13 @@ class ConverterConfig(_Section, frozen=True, kw_only=True):
     settle_seconds: Seconds = 2.0
     linger_seconds: Seconds = 2.0
     timeout_seconds: Annotated[float, Meta(gt=0, le=366 * 86400)] = 300.0
+    sandbox: Literal["strict", "limits", "off"] = "strict"
     memory_mb: Annotated[int, Meta(ge=64, le=65_536)] = 512
+    cpu_seconds: Annotated[int, Meta(ge=1, le=31_622_400)] = 300
+    tmp_mb: Annotated[int, Meta(ge=1, le=65_536)] = 256
+    processes: Annotated[int, Meta(ge=4, le=4096)] = 32
+    open_files: Annotated[int, Meta(ge=32, le=65_536)] = 256
+    worker_conversions: Annotated[int, Meta(ge=1)] = 1000
     max_retries: Annotated[int, Meta(ge=0)] = 3
     retry_delay_seconds: Seconds = 60.0
     post_action: Literal["archive", "keep"] = "archive"

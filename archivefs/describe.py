@@ -75,6 +75,7 @@ def attempt(row: Attempt, contents: list[Stored]) -> dict[str, Any]:
         "started_at": time_text(row.started_ms),
         "duration_seconds": row.duration_ms / 1000,
         "version": row.version,
+        "code": row.code,
         "arguments": arguments_of(row),
         "error": row.error,
         "warnings": msgspec.json.decode(row.warnings),

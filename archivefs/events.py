@@ -174,11 +174,15 @@ class Touched(Event, frozen=True, kw_only=True, tag="touched"):
 
 
 class AttemptStarted(Event, frozen=True, kw_only=True, tag="attempt_started"):
-    """A conversion of the entry began; no other attempt ever has its number. ``cause``: see ``Cause``."""
+    """A conversion of the entry began; no other attempt ever has its number.
+
+    ``cause``: see ``Cause``. ``code``: see ``CodeKept``.
+    """
 
     id: str
     attempt: int
     cause: str
+    code: str = ""
 
 
 class AttemptFinished(Event, frozen=True, kw_only=True, tag="attempt_finished"):
@@ -284,6 +288,22 @@ class DictionaryTrained(Event, frozen=True, kw_only=True, tag="dictionary_traine
     day: str = ""
 
 
+class CodeKept(Event, frozen=True, kw_only=True, tag="code_kept"):
+    """A version of a converter's code lies in ``converters/CONVERTER/SHA256.zip``; attempts name its hash.
+
+    ``run`` is the line of archive.toml, ``files`` how many files of ``path`` it holds. ``distribution`` and
+    ``version``: what it is instead, where the module is installed.
+    """
+
+    converter: str
+    sha256: str
+    size: int
+    files: int
+    run: str
+    distribution: str = ""
+    version: str = ""
+
+
 class Move(msgspec.Struct, frozen=True, array_like=True):
     """A record that was written again: the source (attempt 0), a log or a report, and its new place.
 
@@ -353,6 +373,7 @@ AnyEvent = (
     | Adopted
     | Dropped
     | DictionaryTrained
+    | CodeKept
     | Repacked
     | SegmentsRemoved
     | Verified

@@ -20,6 +20,7 @@ from archivefs.events import (
     AttemptFinished,
     AttemptStarted,
     Captured,
+    CodeKept,
     Content,
     DictionaryTrained,
     Dropped,
@@ -270,6 +271,18 @@ class AddDictionary(Operation[int]):
 
 
 @dataclass
+class KeepCode(Operation[None]):
+    """Say that a version of a converter's code is kept, whose file is durable; once for each version."""
+
+    event: CodeKept
+
+    def run(self, txn: Transaction) -> None:
+        """One event, none where the journal says so."""
+        if not txn.knows_code(self.event.converter, self.event.sha256):
+            txn.record(self.event)
+
+
+@dataclass
 class NewSegment(Operation[str]):
     """Append no more to the segments of ``base``; returns the name for one that follows them."""
 
@@ -334,13 +347,14 @@ class BeginAttempt(Operation[int | None]):
     id: str
     cause: str
     attempt: int = 0
+    code: str = ""
 
     def run(self, txn: Transaction) -> int | None:
         """One event; the attempt's number, or None where the entry was superseded or taken meanwhile."""
         status, attempts = txn.state(self.id)
         if status not in WAITING or (self.attempt and self.attempt != attempts + 1):
             return None
-        txn.record(AttemptStarted(id=self.id, attempt=attempts + 1, cause=self.cause))
+        txn.record(AttemptStarted(id=self.id, attempt=attempts + 1, cause=self.cause, code=self.code))
         return attempts + 1
 
 

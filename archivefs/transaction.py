@@ -187,6 +187,10 @@ class Transaction:
         self.dictionaries.append(made)
         return made
 
+    def knows_code(self, converter: str, sha256: str) -> bool:
+        """Whether the journal says that this version of a converter's code is kept."""
+        return any(row.sha256 == sha256 for row in self._reader.code(converter))
+
     def new_segment(self, base: str) -> str:
         """A name that no segment has, behind those of ``base``."""
         return self._store.new_segment(base)

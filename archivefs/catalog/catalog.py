@@ -26,6 +26,7 @@ from archivefs.events import (
     AttemptFinished,
     AttemptStarted,
     Captured,
+    CodeKept,
     Content,
     Created,
     DictionaryTrained,
@@ -228,6 +229,12 @@ class Catalog:
                     (event.number, event.name, event.converter, event.content, event.samples, event.size,
                      event.sha256, event.day, event.seq),
                 )  # fmt: skip
+            case CodeKept():
+                self.db.execute(
+                    "INSERT OR IGNORE INTO code VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    (event.converter, event.sha256, event.size, event.files, event.run, event.distribution,
+                     event.version, event.seq),
+                )  # fmt: skip
             case Repacked():
                 return self._repacked(event)
             case SegmentsRemoved():
@@ -418,8 +425,8 @@ class Catalog:
             "UPDATE entries SET attempts = ?, reason = '' WHERE id = ?", (event.attempt, event.id)
         )
         self.db.execute(
-            "INSERT INTO attempts SELECT n, ?, ?, '', ?, 0, '', '{}', '', '[]' FROM entries WHERE id = ?",
-            (event.attempt, event.cause, started_ms, event.id),
+            "INSERT INTO attempts SELECT n, ?, ?, '', ?, 0, '', '{}', '', '[]', ? FROM entries WHERE id = ?",
+            (event.attempt, event.cause, started_ms, event.code, event.id),
         )
         return self._move(event.id, Status.CONVERTING, 0, event.seq)
 

@@ -13,6 +13,7 @@ from archivefs.errors import CatalogError
 TABLES = (
     "meta",
     "converters",
+    "code",
     "dictionaries",
     "segments",
     "entries",

@@ -12,7 +12,17 @@ import apsw
 from archivefs import names
 from archivefs.catalog import conditions
 from archivefs.catalog.catalog import DROP_REASON, VOID_REASON, connect, day_number, day_text, status_number
-from archivefs.catalog.rows import Attempt, DictionaryRow, Entry, MemberRow, Record, Source, Stored, Total
+from archivefs.catalog.rows import (
+    Attempt,
+    CodeRow,
+    DictionaryRow,
+    Entry,
+    MemberRow,
+    Record,
+    Source,
+    Stored,
+    Total,
+)
 from archivefs.errors import CatalogError, UnknownEntryError
 from archivefs.events import STATUSES, Location, Status
 from archivefs.query import Query
@@ -367,6 +377,11 @@ class Reader:
     def dictionaries(self) -> list[DictionaryRow]:
         """All dictionaries, oldest first."""
         return [DictionaryRow(*row) for row in self.db.execute("SELECT * FROM dictionaries ORDER BY seq")]
+
+    def code(self, converter: str = "") -> list[CodeRow]:
+        """All versions of the code of one converter or of all, oldest first."""
+        sql = "SELECT * FROM code WHERE ?1 IN ('', converter) ORDER BY seq"
+        return [CodeRow(*row) for row in self.db.execute(sql, (converter,))]
 
     def records(self, segment: str, since_ms: int = 0) -> list[Record]:
         """The records of a segment in the order of offset, of entries captured at or after ``since_ms``."""

@@ -117,6 +117,7 @@ class Attempt(NamedTuple):
     arguments: str
     error: str
     warnings: str
+    code: str
 
 
 class Stored(NamedTuple):
@@ -154,6 +155,19 @@ class DictionaryRow(NamedTuple):
     size: int
     sha256: str
     day: str
+    seq: int
+
+
+class CodeRow(NamedTuple):
+    """A version of a converter's code as the journal describes it."""
+
+    converter: str
+    sha256: str
+    size: int
+    files: int
+    run: str
+    distribution: str
+    version: str
     seq: int
 
 

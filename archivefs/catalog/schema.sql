@@ -33,6 +33,18 @@ CREATE TABLE dictionaries (
     seq       INTEGER NOT NULL      -- journal line that says so
 ) STRICT;
 
+CREATE TABLE code (               -- versions of converters' code that ever ran
+    converter    TEXT NOT NULL,
+    sha256       TEXT NOT NULL,     -- of converters/CONVERTER/SHA256.zip
+    size         INTEGER NOT NULL,  -- of that file
+    files        INTEGER NOT NULL,  -- how many files of code it holds
+    run          TEXT NOT NULL,     -- the line of archive.toml
+    distribution TEXT NOT NULL,     -- what was installed and ran, '' for none
+    version      TEXT NOT NULL,     -- of that
+    seq          INTEGER NOT NULL,  -- journal line that says so
+    PRIMARY KEY (converter, sha256)
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE entries (
     n            INTEGER PRIMARY KEY, -- 1, 2, ... in the order of the journal; part of inode numbers
     id           TEXT NOT NULL UNIQUE,-- archive id, YYYYMMDDTHHMMSSmmm-xxxxxx
@@ -100,6 +112,7 @@ CREATE TABLE attempts (
     arguments   TEXT NOT NULL,      -- JSON object
     error       TEXT NOT NULL,      -- text of error.txt, '' for none
     warnings    TEXT NOT NULL,      -- JSON array of strings
+    code        TEXT NOT NULL,      -- SHA-256 of the version of the converter's code that ran, '' where nobody knows
     PRIMARY KEY (n, attempt)
 ) STRICT, WITHOUT ROWID;
 

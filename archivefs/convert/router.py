@@ -10,9 +10,7 @@ import trio
 from archivefs.archive import Archive
 from archivefs.catalog.catalog import RETRY_REASON
 from archivefs.catalog.rows import Entry
-from archivefs.config import ConverterConfig
-from archivefs.convert.classes import ASK
-from archivefs.convert.pool import Job, Pool, WorkerError
+from archivefs.convert.process import Answer, WorkerError
 from archivefs.events import Outcome
 from archivefs.operations import Route
 from archivefs.routing import ROUTING_REASON, UNROUTED, candidates
@@ -23,8 +21,12 @@ ASK_SECONDS = 30.0
 """How long a converter may look at a source before it is taken to be none for it."""
 UNASKED = 0.5
 """How sure a converter counts as whose pattern fits and that cannot be asked."""
-LayOut = Callable[[Entry, int, ConverterConfig], Awaitable[Job]]
-"""Writes the source of an entry to a folder of its own, for an attempt."""
+Ask = Callable[[Entry, str], Awaitable[tuple[Answer, list[bytes]]]]
+"""Has a converter look at the source of an entry; its answer and reports. Raises as ``Pool.convert``."""
+
+
+class CannotAskError(Exception):
+    """A converter in question cannot run at the moment."""
 
 
 class _Said(NamedTuple):
@@ -40,11 +42,11 @@ def needs_routing(archive: Archive, entry: Entry) -> bool:
     return name == UNROUTED and entry.reason in (ROUTING_REASON, RETRY_REASON)
 
 
-async def choose(archive: Archive, pool: Pool, entry: Entry, lay_out: LayOut) -> Route:
+async def choose(archive: Archive, entry: Entry, ask: Ask) -> Route:
     """Ask the converters in question, one after the other; the operation that says what came of it.
 
-    A converter that cannot be asked is none for the source. Raises ``OSError`` and ``ArchiveError`` where the
-    source cannot be read or laid out.
+    A converter that fails when it is asked is none for the source. Raises ``CannotAskError``, ``OSError`` and
+    ``ArchiveError`` where the source cannot be read or laid out.
     """
     names = candidates(archive.config, entry.name)
     tables = archive.config.converters
@@ -53,7 +55,7 @@ async def choose(archive: Archive, pool: Pool, entry: Entry, lay_out: LayOut) ->
     said = {}
     for name in names:
         if tables[name].run.startswith("python:"):
-            said[name] = await _ask(pool, name, tables[name], await lay_out(entry, ASK, tables[name]))
+            said[name] = await _ask(ask, entry, name, has_pattern=bool(tables[name].patterns))
         else:
             said[name] = _Said(UNASKED, "its pattern fits")
     texts = {name: each.text for name, each in said.items()}
@@ -64,16 +66,15 @@ async def choose(archive: Archive, pool: Pool, entry: Entry, lay_out: LayOut) ->
     return Route(entry.id, best, said[best].confidence, texts)
 
 
-async def _ask(pool: Pool, name: str, config: ConverterConfig, job: Job) -> _Said:
+async def _ask(ask: Ask, entry: Entry, name: str, *, has_pattern: bool) -> _Said:
     try:
         with trio.move_on_after(ASK_SECONDS):
-            answer = await pool.convert(name, config, job)
+            answer, reports = await ask(entry, name)
             if answer.outcome is Outcome.SKIPPED:
-                return _Said(UNASKED if config.patterns else -1, answer.error)
+                return _Said(UNASKED if has_pattern else -1, answer.error)
             if answer.outcome is not Outcome.SUCCESS:
                 return _Said(-1, answer.error)
-            ((_, report),) = await trio.to_thread.run_sync(job.read_reports, answer.reports)
-            told = json.loads(report)
+            told = json.loads(reports[0])
             confidence = float(told["confidence"]) if told["can_convert"] else -1.0
             return _Said(min(confidence, 1.0), f"confidence {told['confidence']:.2f}: {told['message']}")
         return _Said(-1, f"it did not say within {ASK_SECONDS:g} seconds")

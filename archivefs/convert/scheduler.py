@@ -17,18 +17,27 @@ from archivefs.catalog.rows import Entry, MemberRow
 from archivefs.committer import Committer
 from archivefs.config import ConverterConfig
 from archivefs.convert import router
-from archivefs.convert.pool import Answer, Job, Pool, WorkerError, make_job
+from archivefs.convert.classes import ASK
+from archivefs.convert.pool import Pool
+from archivefs.convert.preparation import Preparation
+from archivefs.convert.process import Answer, Job, WorkerError, open_to_readers, remove
+from archivefs.convert.router import CannotAskError
+from archivefs.convert.snapshots import Code, Packed
 from archivefs.convert.verdict import cause_of, verdict
 from archivefs.convert.waiting import Place, Waiting
 from archivefs.errors import ArchiveError, SegmentMissingError
 from archivefs.events import WAITING, Location, Outcome
-from archivefs.folders import Packed
-from archivefs.operations import BeginAttempt, FinishAttempt, Report
+from archivefs.operations import BeginAttempt, FinishAttempt, KeepCode, Report
+from archivefs.routing import UNROUTED
 from archivefs.store.durable import make_dirs, remove_tree
 
 log = logging.getLogger(__name__)
 
 TROUBLED_SECONDS = 10.0
+AHEAD_SECONDS = 0.2
+AHEAD_MOST = 64
+"""So much work is begun before a worker is free for it: what is short waits for the disk much longer than it
+runs, and many commits at once cost hardly more than one (tools/bench, "convert")."""
 
 
 class Scheduler:
@@ -37,11 +46,14 @@ class Scheduler:
     def __init__(self, archive: Archive, committer: Committer) -> None:
         self._archive = archive
         self._committer = committer
-        self._pool = Pool(archive.root, archive.config.workers)
-        self._work_dir = archive.root / "staging" / "work"
-        self._running: dict[int, int] = {}
+        self._work_dir = archive.root.resolve() / "staging" / "work"
+        self._pool = Pool(self._work_dir, archive.config.workers)
+        self._preparation = Preparation(archive.root.resolve(), self._work_dir, self._keep)
+        self._unable: dict[str, float] = {}
+        self._pace: dict[str, float] = {}
+        self._running: dict[int, Place] = {}
         self._held: dict[str, int] = {}
-        self._free = [Place() for _ in range(archive.config.workers)]
+        self._places = [Place() for _ in range(archive.config.workers)]
         self._waiting = Waiting(archive, self._may_start)
         self._wake = trio.Event()
         committer.on_change(self._changed)
@@ -67,13 +79,13 @@ class Scheduler:
         make_dirs(self._work_dir)
         try:
             async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._prepare_all)
                 while True:
                     self._wake = trio.Event()
                     try:
-                        for place, entry in self._next():
-                            nursery.start_soon(self._convert, place, entry)
-                        # With no free place, the end of a conversion wakes.
-                        pause = self._waiting.seconds_to_next() if self._free else math.inf
+                        for entry in self._next():
+                            nursery.start_soon(self._convert, entry)
+                        pause = self._seconds_to_next()
                     except Exception:
                         log.exception("the catalog does not say what is due; asking again")
                         pause = TROUBLED_SECONDS
@@ -83,33 +95,86 @@ class Scheduler:
             with trio.CancelScope(shield=True):
                 await self._pool.close()
 
-    def _next(self) -> Iterator[tuple[Place, Entry]]:
-        """The entries to start now, as many as there are free places."""
-        while self._free:
-            entry = self._waiting.take(self._free[-1], self._running.values())
-            if entry is None:
-                return
-            self._running[entry.n] = entry.converter_id
-            yield self._free.pop(), entry
+    def _next(self) -> Iterator[Entry]:
+        """The entries to start now: one in each free place, and some ahead of what is short there."""
+        for place in sorted(self._places, key=lambda each: each.running):
+            while place.running < 1 + self._ahead(place):
+                others = [each.converter_id for each in self._places if each.running and each is not place]
+                entry = self._waiting.take(place, others)
+                if entry is None:
+                    break
+                self._running[entry.n] = place
+                place.running += 1
+                yield entry
+
+    def _ahead(self, place: Place) -> int:
+        """How many conversions may be begun in a place before the one that runs there ends."""
+        if not place.running:
+            return 0
+        pace = self._pace.get(self._archive.reader.converter_name(place.converter_id), math.inf)
+        return ahead(pace) // len(self._places)
 
     def _may_start(self, entry: Entry) -> bool:
         """Not while it runs or is being written again; nor before archive.toml says how to convert it."""
         if entry.n in self._running or entry.id in self._held:
             return False
+        until = self._unable.get(self._converter(entry))
+        if until is not None and time.monotonic() < until:
+            return False
         return bool(self._config(entry).run) or router.needs_routing(self._archive, entry)
 
-    def _config(self, entry: Entry) -> ConverterConfig:
-        return self._archive.converter_config(self._archive.reader.converter_name(entry.converter_id))
+    def _seconds_to_next(self) -> float:
+        clock = time.monotonic()
+        again = min((until - clock for until in self._unable.values() if until > clock), default=math.inf)
+        return min(self._waiting.seconds_to_next(), again + 0.001)
 
-    async def _convert(self, place: Place, entry: Entry) -> None:
+    async def _prepare_all(self) -> None:
+        """Say at the start, not at the first file, which converters cannot run."""
+        for converter, config in self._archive.config.converters.items():
+            if config.run:
+                await self._prepared(converter, config)
+
+    async def _keep(self, converter: str, packed: Packed) -> None:
+        """Keep a version of a converter's code before it runs: first the file, then the event."""
+        await trio.to_thread.run_sync(packed.save, self._archive.root, converter)
+        await self._committer.submit(KeepCode(packed.event(converter)))
+
+    async def _prepared(self, converter: str, config: ConverterConfig) -> Code | None:
+        """The code to run; None, and an alarm, where the converter cannot run now: its entries wait."""
+        alarm = f"converters.{converter}"
+        try:
+            code = await self._preparation.code(converter, config)
+        except (ArchiveError, OSError) as error:
+            text = f"{converter} cannot run, its entries wait: {error}"
+            if self._archive.alarms.get(alarm) != text:
+                log.error("%s", text)
+                self._archive.alarms[alarm] = text
+            self._unable[converter] = time.monotonic() + TROUBLED_SECONDS
+            return None
+        self._unable.pop(converter, None)
+        if self._archive.alarms.pop(alarm, None):
+            log.info("%s can run", converter)
+        return code
+
+    def _converter(self, entry: Entry) -> str:
+        return self._archive.reader.converter_name(entry.converter_id)
+
+    def _config(self, entry: Entry) -> ConverterConfig:
+        return self._archive.converter_config(self._converter(entry))
+
+    async def _convert(self, entry: Entry) -> None:
         try:
             if router.needs_routing(self._archive, entry):
                 await self._route(entry)
                 return
-            begin = BeginAttempt(entry.id, cause_of(entry), entry.attempts + 1)
+            converter = self._converter(entry)
+            code = await self._prepared(converter, self._archive.converter_config(converter))
+            if code is None:
+                return
+            begin = BeginAttempt(entry.id, cause_of(entry), entry.attempts + 1, code.sha256)
             attempt = await self._committer.submit(begin)
             if attempt is not None:
-                await self._attempt(entry, attempt)
+                await self._attempt(entry, attempt, code)
         except ArchiveError as error:
             log.error("conversion of %s could not be recorded: %s", entry.id, error)
             await trio.sleep(1)
@@ -117,40 +182,44 @@ class Scheduler:
             log.exception("conversion of %s", entry.id)
             await trio.sleep(1)
         finally:
-            del self._running[entry.n]
-            self._free.append(place)
+            self._running.pop(entry.n).running -= 1
             self._wake.set()
 
     async def _route(self, entry: Entry) -> None:
-        """Find the converter of an entry; where the source cannot be laid out, it is tried again."""
+        """Find the converter of an entry; while one of those in question cannot run, it waits."""
         try:
-            found = await router.choose(self._archive, self._pool, entry, self._extracted)
-            await self._committer.submit(found)
-        except OSError as error:
-            log.error("nobody can be asked about %s: %s", entry.id, error)
-            await trio.sleep(TROUBLED_SECONDS)
-        finally:
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(remove_tree, self._work_dir / str(entry.n))
+            await self._committer.submit(await router.choose(self._archive, entry, self._ask))
+        except (CannotAskError, OSError) as error:
+            log.warning("%s waits for its converter, nobody can be asked: %s", entry.id, error)
+            self._unable[UNROUTED] = time.monotonic() + TROUBLED_SECONDS
 
-    async def _attempt(self, entry: Entry, attempt: int) -> None:
-        """Run the converter and record the end, whatever it is; cancellation is recorded too."""
-        converter = self._archive.reader.converter_name(entry.converter_id)
+    async def _ask(self, entry: Entry, converter: str) -> tuple[Answer, list[bytes]]:
+        """What a converter says of a source, as its answer and reports."""
         config = self._archive.converter_config(converter)
-        started_ms, clock = self._archive.now_ms(), time.monotonic()
+        code = await self._prepared(converter, config)
+        if code is None:
+            raise CannotAskError(f"{converter} cannot run")
+        job = await self._extracted(entry, ASK, config)
+        try:
+            return await self._pool.convert(converter, config, code, job), job.reports
+        finally:
+            remove(job.source)
+
+    async def _attempt(self, entry: Entry, attempt: int, code: Code) -> None:
+        """Run the converter and record the end, whatever it is; cancellation is recorded too."""
+        converter = self._converter(entry)
+        config = self._archive.converter_config(converter)
         answer = Answer(outcome=Outcome.INTERRUPTED, error="archivefs stopped while this conversion ran")
-        reports: list[tuple[str, bytes]] = []
         job: Job | None = None
         try:
             job = await self._extracted(entry, attempt, config)
-            answer = await self._pool.convert(converter, config, job)
-            reports = await trio.to_thread.run_sync(job.read_reports, answer.reports)
+            answer = await self._pool.convert(converter, config, code, job)
         except (ArchiveError, OSError) as error:
             is_transient = (
                 error.is_transient if isinstance(error, WorkerError) else isinstance(error, OSError)
             )
             outcome = Outcome.TRANSIENT if is_transient else Outcome.FAILED
-            answer = Answer(outcome=outcome, error=str(error), version=answer.version)
+            answer = Answer(outcome=outcome, error=str(error))
         except Exception as error:
             log.exception("conversion of %s", entry.id)
             answer = Answer(outcome=Outcome.FAILED, error=f"archivefs failed, see its log: {error}")
@@ -158,18 +227,19 @@ class Scheduler:
             with trio.CancelScope(shield=True):
                 before = self._archive.reader.attempts(entry.n)
                 status, due_ms, error_text = verdict(config, answer, before, self._archive.now_ms())
-                log_text = await trio.to_thread.run_sync(job.read_log) if job is not None else b""
+                taken = job.seconds if job is not None else 0.0
+                self._pace[converter] = max(taken, 0.7 * self._pace.get(converter, 0.0) + 0.3 * taken)
                 finish = FinishAttempt(
                     id=entry.id, converter=converter, attempt=attempt, outcome=answer.outcome,
-                    status=status, started_ms=started_ms,
-                    duration_ms=int((time.monotonic() - clock) * 1000), version=answer.version,
+                    status=status, started_ms=self._archive.now_ms() - int(taken * 1000),
+                    duration_ms=int(taken * 1000), version=answer.version,
                     arguments=config.arguments, error=error_text, warnings=answer.warnings,
-                    due_ms=due_ms, log=Report("log.txt", log_text) if log_text else None,
-                    reports=[Report(name, data) for name, data in reports],
+                    due_ms=due_ms, log=Report("log.txt", job.log) if job and job.log else None,
+                    reports=_reports(job),
                 )  # fmt: skip
                 await self._record(finish, interrupted=answer.outcome is Outcome.INTERRUPTED)
                 if job is not None:
-                    await trio.to_thread.run_sync(remove_tree, job.folder)
+                    remove(job.source)
 
     async def _record(self, finish: FinishAttempt, *, interrupted: bool) -> None:
         """Commit the end of an attempt, again and again while the disk refuses it.
@@ -189,7 +259,7 @@ class Scheduler:
             delay = min(2 * delay, 5)
 
     async def _extracted(self, entry: Entry, attempt: int, config: ConverterConfig) -> Job:
-        """The archived source in a folder of its own; looked for again where a repack moved it meanwhile."""
+        """The archived source, laid out for a worker; looked for again where a repack moved it meanwhile."""
         place = self._archive.reader.location(entry)
         members = self._archive.reader.members(entry.n) if entry.members else []
         try:
@@ -200,27 +270,45 @@ class Scheduler:
                 raise
             return await trio.to_thread.run_sync(self._extract, entry, moved, members, attempt, config)
 
+    def _extract(
+        self, entry: Entry, place: Location, members: list[MemberRow], attempt: int, config: ConverterConfig
+    ) -> Job:
+        """Lay the archived source out for a worker; its hash is checked on the way."""
+        source = self._work_dir / str(entry.n)
+        try:
+            if members:
+                self._unpack(entry, place, members, source)
+            else:
+                self._copy(entry, place, source)
+            open_to_readers(source)
+            os.utime(source, ns=(entry.mtime_ns, entry.mtime_ns))
+        except BaseException:
+            remove(source)
+            raise
+        return Job(source, os.fsdecode(entry.name), attempt, config.arguments)
+
+    def _copy(self, entry: Entry, place: Location, file: Path) -> None:
+        fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            self._archive.content.copy(place, entry.size, entry.sha256, fd)
+        finally:
+            os.close(fd)
+
     def _unpack(self, entry: Entry, place: Location, members: list[MemberRow], folder: Path) -> None:
         """Lay out a source that is a folder."""
         with tempfile.TemporaryFile(dir=self._work_dir) as tar:
             self._archive.content.copy(place, entry.size, entry.sha256, tar.fileno())
             folder.mkdir(0o700)
-            packed = (Packed(*member[1:]) for member in members)
+            packed = (folders.Packed(*member[1:]) for member in members)
             folders.unpack(tar.fileno(), packed, os.fsencode(folder))
-        os.utime(folder, ns=(entry.mtime_ns, entry.mtime_ns))
 
-    def _extract(
-        self, entry: Entry, place: Location, members: list[MemberRow], attempt: int, config: ConverterConfig
-    ) -> Job:
-        """Lay the archived source into a folder of its own; its hash is checked on the way."""
-        job = make_job(self._work_dir, entry.n, entry.name, attempt, config.arguments)
-        if members:
-            self._unpack(entry, place, members, job.source)
-            return job
-        fd = os.open(job.source, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            self._archive.content.copy(place, entry.size, entry.sha256, fd)
-            os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
-        finally:
-            os.close(fd)
-        return job
+
+def ahead(seconds: float) -> int:
+    """How many conversions that take so long are begun before a worker is free for them."""
+    return min(int(AHEAD_SECONDS / max(seconds, 1e-4)), AHEAD_MOST)
+
+
+def _reports(job: Job | None) -> list[Report]:
+    """What a job gave, as ``report.json``, ``report-2.json``, ..."""
+    given = enumerate(job.reports if job is not None else (), 1)
+    return [Report("report.json" if n == 1 else f"report-{n}.json", data) for n, data in given]

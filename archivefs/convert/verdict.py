@@ -11,7 +11,7 @@ from typing import NamedTuple
 from archivefs.catalog.catalog import RETRY_REASON
 from archivefs.catalog.rows import Attempt, Entry
 from archivefs.config import ConverterConfig
-from archivefs.convert.pool import Answer
+from archivefs.convert.process import Answer
 from archivefs.events import AUTOMATIC, Cause, Outcome, Status
 
 LONGEST_SECONDS = 3600.0

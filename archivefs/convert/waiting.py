@@ -24,11 +24,15 @@ Clock = Callable[[], float]
 
 
 class Place:
-    """One of the conversions that may run at once: whose turn it is there (0: nobody's), and until when."""
+    """One of the conversions that may run at once: whose turn it is there (0: nobody's), and until when.
+
+    ``running`` counts what was begun there and has not ended.
+    """
 
     def __init__(self) -> None:
         self.converter_id = 0
         self.until = 0.0
+        self.running = 0
 
 
 class Waiting:
@@ -49,9 +53,10 @@ class Waiting:
         self._count = 0
 
     def take(self, place: Place, running: Collection[int]) -> Entry | None:
-        """The entry to convert in a free place, None where nothing is due.
+        """The entry to convert next in a place, None where nothing is due.
 
-        ``running`` are the numbers of the converters that run now, once for each conversion.
+        In a place that is not free it is one of the same converter, or None where its turn is over.
+        ``running`` are the numbers of the converters of the other places that are not free.
         """
         priorities = dict(self._runnable())
         is_old = self._clock() - self._looked > LOOK_SECONDS
@@ -59,6 +64,8 @@ class Waiting:
             self._look(priorities)
         while candidates := [number for number, entries in self._due.items() if entries]:
             converter_id = self._chosen(candidates, place, running, priorities)
+            if place.running and converter_id != place.converter_id:
+                return None
             entry = self._due[converter_id].popleft()
             if self._may_start(entry):
                 self._begin(place, converter_id)

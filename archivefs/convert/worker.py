@@ -2,19 +2,21 @@
 
 Started as ``python -m archivefs.convert.worker``. Jobs come as JSON lines on standard input, answers leave as
 JSON lines on what was standard output. A converter's own prints go to the log of its attempt instead. The
-first line is the set-up: ``{"run", "path", "memory_bytes", "reject_threshold", "alarm_threshold"}``. When the
-daemon is gone, so is this process.
+first line is the set-up (``sandbox.launch``). When the daemon is gone, so is this process.
 """
 
 import contextlib
 import errno
+import fcntl
 import importlib
 import inspect
 import json
+import math
 import os
 import queue
 import resource
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +26,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
+from archivefs.convert import confinement
 from archivefs.convert.arguments import ArgumentsError
 from archivefs.convert.classes import (
     PYWATS,
@@ -40,21 +43,29 @@ EX_TEMPFAIL = 75
 """Exit status by which a command says "later" (sysexits.h)."""
 ERROR_CHARACTERS = 4000
 """Longest error text that an attempt keeps; its end is what is kept, there the reason stands."""
-
-
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM)
 """Why a report cannot be written that is no fault of the report."""
+_LIMITS = {
+    errno.ENOSPC: "; tmp_mb bounds what it may write",
+    errno.EFBIG: "; tmp_mb bounds what it may write",
+    errno.EAGAIN: "; processes bounds how many it may start",
+    errno.EMFILE: "; open_files bounds how many it may open",
+}
+"""Which limit an error number speaks of."""
 
 
 class MissingError(Exception):
     """Something that the converter needs is not installed."""
 
 
-def load(run: str, root: Path, thresholds: Thresholds) -> tuple[Converter, str]:
-    """The converter of a ``run`` line as a function, and its version. Raises whatever its import raises."""
+def load(run: str, program: str, thresholds: Thresholds) -> tuple[Converter, str]:
+    """The converter of a ``run`` line as a function, and its version; ``program`` is where a command's lies.
+
+    Raises whatever its import raises.
+    """
     kind, _, rest = run.partition(":")
     if kind == "command":
-        return _command(shlex.split(rest), root), ""
+        return _command([program, *shlex.split(rest)[1:]]), ""
     module_name, _, attribute = rest.partition(":")
     try:
         module = importlib.import_module(module_name)
@@ -79,14 +90,14 @@ def _function(function: Callable[[str, dict[str, Any]], object]) -> Converter:
     return convert
 
 
-def _command(command: Sequence[str], root: Path) -> Converter:
-    program = str(root / command[0]) if "/" in command[0] else command[0]
+def _command(command: Sequence[str]) -> Converter:
+    program = Path(command[0]).name
 
     def convert(path: Path, arguments: dict[str, Any], _: int) -> Result:
         environment = os.environ | {"ARCHIVEFS_ARGUMENTS": json.dumps(arguments)}
         try:
             done = subprocess.run(
-                [program, *command[1:], str(path)],
+                [*command, str(path)],
                 env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False,
             )  # fmt: skip
         except FileNotFoundError as error:
@@ -114,21 +125,24 @@ def _signal(code: int) -> str:
         return f"signal {-code}"
 
 
-def _write_reports(reports: Sequence[object], directory: Path) -> list[str]:
-    """Each report as a file of JSON; the names of the files. Raises ``NotAReportError``."""
-    written = []
+def _write_reports(reports: Sequence[object], fd: int, most_bytes: int) -> list[int]:
+    """Each report as JSON, one after the other into a file; their sizes. Raises ``NotAReportError``."""
+    sizes = list[int]()
     for number, report in enumerate(reports, 1):
         if not isinstance(report, dict):
             raise NotAReportError(f"report {number} is a {type(report).__name__}, not a dict")
         try:
             text = json.dumps(report, ensure_ascii=False, allow_nan=False, indent=1)
-            data = text.encode()
+            data = text.encode() + b"\n"
         except (TypeError, ValueError, RecursionError) as error:
             raise NotAReportError(f"report {number} is not JSON: {error}") from None
-        name = "report.json" if number == 1 else f"report-{number}.json"
-        (directory / name).write_bytes(data + b"\n")
-        written.append(name)
-    return written
+        if sum(sizes) + len(data) > most_bytes:
+            raise NotAReportError(f"the reports are larger than {most_bytes >> 20} MiB together")
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(fd, rest) :]
+        sizes.append(len(data))
+    return sizes
 
 
 def _explain(error: BaseException) -> str:
@@ -143,43 +157,53 @@ def _explain(error: BaseException) -> str:
         )
     if isinstance(error, MemoryError):
         return f"the converter used more memory than memory_mb allows{where}"
-    return f"{type(error).__name__}: {error}{where}"
+    hint = _LIMITS.get(error.errno or 0, "") if isinstance(error, OSError) else ""
+    return f"{type(error).__name__}: {error}{hint}{where}"
 
 
-def run_job(converter: Converter, job: dict[str, Any]) -> dict[str, Any]:
-    """One conversion; whatever happens in it becomes an answer."""
+def run_job(converter: Converter, job: dict[str, Any], setup: dict[str, Any]) -> dict[str, Any]:
+    """One conversion; whatever happens in it becomes an answer. Without a name it was only to be loaded."""
     result = None
     try:
-        result = converter(Path(job["path"]), job["arguments"], job["attempt"])
-        names = _write_reports(result.reports, Path(job["out"]))
+        if job["name"] is None:
+            getattr(converter, "check", bool)(job["arguments"])
+            return {"outcome": "success"}
+        result = converter(Path(setup["source"], job["name"]), job["arguments"], job["attempt"])
+        os.lseek(setup["out"], 0, os.SEEK_SET)
+        sizes = _write_reports(result.reports, setup["out"], setup["report_bytes"])
     except Exception as error:
-        sys.stdout.flush()
-        traceback.print_exc()
+        _print_traceback()
         is_missing = isinstance(error, ModuleNotFoundError | MissingError)
         cannot_store = result is not None and isinstance(error, OSError) and error.errno in DISK_ERRORS
         outcome = "transient" if is_missing or cannot_store else "failed"
         return {"outcome": outcome, "error": _explain(error)[-ERROR_CHARACTERS:]}
     return {
         "outcome": str(result.outcome),
-        "reports": names,
+        "reports": sizes,
         "error": str(result.error)[-ERROR_CHARACTERS:],
         "warnings": [str(warning) for warning in result.warnings],
         "retry_after": result.retry_after,
     }
 
 
+def _print_traceback() -> None:
+    """Into the attempt's log, where that has room."""
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        traceback.print_exc()
+
+
 @contextlib.contextmanager
-def _logging_to(path: str) -> Any:  # noqa: ANN401  a context manager without value
+def _logging_to(log: int) -> Any:  # noqa: ANN401  a context manager without value
     """Standard output and error of this process and its children go to the file."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.dup2(fd, 1)
-    os.dup2(fd, 2)
-    os.close(fd)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
     try:
         yield
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):  # a full log keeps what it has
+            sys.stdout.flush()
+            sys.stderr.flush()
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)
         os.dup2(null, 2)
@@ -210,34 +234,101 @@ class _Jobs:
         os._exit(0)
 
 
+class _Traces:
+    """What a conversion leaves behind: files where it may write, and processes that it started."""
+
+    def __init__(self, setup: dict[str, Any]) -> None:
+        self._folders = {folder: set(os.listdir(folder)) for folder in setup["tmp"]}  # noqa: PTH208
+        self._alone: bool = setup["alone"]
+        self._log: int = setup["log"]
+        self._log_bytes: float = setup.get("limits", {}).get("file_bytes", math.inf)
+        self._growth_bytes: int = setup["memory_bytes"] // 4
+        self._first_bytes = 0
+
+    def remove(self) -> None:
+        """Make the place as it was for the next conversion, as far as that can be done from within."""
+        if self._alone:
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(-1, signal.SIGKILL)  # all but this process, and the first of the namespace
+                while True:
+                    os.waitpid(-1, 0)
+        for folder, kept in self._folders.items():
+            with contextlib.suppress(OSError):
+                for name in set(os.listdir(folder)) - kept:  # noqa: PTH208
+                    path = Path(folder, name)
+                    if path.is_dir() and not path.is_symlink():
+                        shutil.rmtree(path, ignore_errors=True)
+                    else:
+                        path.unlink()
+
+    def remain(self) -> bool:
+        """Whether this process should not be used again.
+
+        It has much more memory than after its first conversion (a quarter of the limit), or what it printed
+        did not fit into the log and waits to be printed once more.
+        """
+        resident = int(Path("/proc/self/statm").read_bytes().split()[1]) * resource.getpagesize()
+        self._first_bytes = self._first_bytes or resident
+        is_full = os.fstat(self._log).st_size >= self._log_bytes
+        return is_full or resident > self._first_bytes + self._growth_bytes
+
+
+def _prepare(setup: dict[str, Any]) -> None:
+    """Limits and privileges, before any line of a converter runs."""
+    os.umask(0o077)  # what a kill leaves behind is private
+    confinement.offer_to_the_oom_killer()
+    if setup["drop_root"]:
+        confinement.drop_root()
+    if "limits" in setup:
+        confinement.limit(setup["limits"])
+    fcntl.fcntl(setup["log"], fcntl.F_SETFL, os.O_APPEND)
+    sys.path[:0] = setup["path"]
+
+
+def _probe() -> None:
+    """See whether a sandbox can be had: what of ``_prepare`` depends on the machine."""
+    if os.geteuid() == 0:
+        confinement.drop_root()
+
+
 def main() -> NoReturn:
     """Serve jobs until the daemon closes the pipe."""
+    if sys.argv[1:] == ["--probe"]:
+        _probe()
+        sys.exit(0)
     lines, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb", buffering=0)
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(null, 1)
+    setup = json.loads(lines.readline())
+    _prepare(setup)
+    answers.write(b"{}\n")
     jobs = _Jobs(lines)
-    setup = jobs.next()
-    os.umask(0o077)  # what a kill leaves behind is private
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (setup["memory_bytes"], setup["memory_bytes"]))
-    sys.path[:0] = setup["path"]
+    traces = _Traces(setup)
     converter: Converter | None = None
-    version = ""
+    version, worker = "", os.getpid()
     while True:
         job = jobs.next()
-        with _logging_to(job["log"]):
+        if "cpu_seconds" in setup:
+            confinement.limit_cpu(setup["cpu_seconds"])
+        with _logging_to(setup["log"]):
             try:
                 if converter is None:
                     thresholds = Thresholds(setup["reject_threshold"], setup["alarm_threshold"])
-                    converter, version = load(setup["run"], Path(setup["root"]), thresholds)
+                    converter, version = load(setup["run"], setup["program"], thresholds)
             except Exception as error:
-                traceback.print_exc()
+                _print_traceback()
                 outcome = "transient" if isinstance(error, ImportError) else "failed"
                 answer = {"outcome": outcome, "error": f"the converter does not load: {_explain(error)}"}
             else:
-                answer = run_job(converter, job)
-        line = json.dumps(answer | {"version": version}, ensure_ascii=False)
+                answer = run_job(converter, job, setup)
+        if os.getpid() != worker:
+            os._exit(0)  # the converter forked, and this is the child
+        traces.remove()
+        # What is missing may have left half a module behind in this process.
+        retire = traces.remain() or answer["outcome"] == "transient"
+        also = {"version": version, "retire": retire, "job": job["job"]}
+        line = json.dumps(answer | also, ensure_ascii=False)
         answers.write(line.encode("utf-8", "replace") + b"\n")
 
 

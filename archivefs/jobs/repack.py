@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from archivefs.archive import Archive
+from archivefs.background import give_way
 from archivefs.catalog.catalog import day_text
 from archivefs.catalog.rows import Record
 from archivefs.errors import ArchiveError, ContentDamagedError, SegmentMissingError
@@ -229,7 +230,7 @@ def _encoded(archive: Archive, group: Group, dictionary: Dictionary | None) -> G
     """The records of the group in their order, compressed by several threads a little ahead."""
     waiting: deque[_Piece] = deque()
     stop = threading.Event()
-    pool = ThreadPoolExecutor(THREADS)
+    pool = ThreadPoolExecutor(THREADS, initializer=give_way)
     try:
         for name in group.segments:
             for record, header, place in _found(archive, name):

@@ -12,10 +12,14 @@ from archivefs.archive import CATALOG, Archive
 from archivefs.catalog.compare import told
 from archivefs.catalog.rows import Record
 from archivefs.errors import CatalogError
-from archivefs.store import lock
+from archivefs.store import code, lock
 from archivefs.verify import contents, journal
 from archivefs.verify.findings import Finding, Report, Severity
 
+RESTORE_CODE = (
+    "restore the file from a backup, or let the converter run that very code again; without it nobody "
+    "can say what the attempts that name it ran"
+)
 Progress = Callable[[int, int], None]
 """Called with the bytes of sources and reports read so far, and all that will be read."""
 
@@ -74,6 +78,7 @@ def verify(archive: Archive, scope: Scope, progress: Progress = lambda done, tot
         report.findings += check_folder(archive.root, mounted=mounted)
         report.findings += contents.check_names(archive, mounted=mounted)
         report.findings += contents.check_lost(archive)
+        report.findings += check_code(archive, mounted=mounted)
         report.events, found = journal.check(archive.root, archive.root / CATALOG)
         report.findings += found
     lacking = _check_contents(archive, scope, report, progress, mounted=mounted)
@@ -112,6 +117,32 @@ def _sampled(records: list[Record], scope: Scope) -> list[Record]:
     if scope.sample >= 100:
         return records
     return [record for record in records if random.random() * 100 < scope.sample]
+
+
+def check_code(archive: Archive, *, mounted: bool) -> list[Finding]:
+    """Versions of converters' code that are missing, damaged, or that the journal does not know.
+
+    While somebody writes, one that is not known may just have been kept.
+    """
+    found, known = list[Finding](), archive.reader.code()
+    for row in known:
+        where = code.file_of(row.converter, row.sha256)
+        try:
+            damage = code.damage(archive.root, row.converter, row.sha256)
+        except FileNotFoundError:
+            found.append(Finding(Severity.ERROR, "code-missing", where, "the file is missing", RESTORE_CODE))
+        else:
+            if damage is not None:
+                found.append(Finding(Severity.ERROR, "code-damaged", where, damage, RESTORE_CODE))
+    files = {code.file_of(row.converter, row.sha256) for row in known}
+    return found + [
+        Finding(
+            Severity.NOTICE, "code-unknown", where, "the journal knows nothing of this file",
+            "nothing needs it: archivefs stopped when it had just been made",
+        )
+        for where in code.files(archive.root)
+        if where not in files and not mounted
+    ]  # fmt: skip
 
 
 def check_folder(root: Path, *, mounted: bool) -> list[Finding]:

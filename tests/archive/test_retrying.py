@@ -10,7 +10,7 @@ from archivefs.archive import Archive, rebuild
 from archivefs.catalog.catalog import RETRY_REASON
 from archivefs.catalog.rows import Attempt
 from archivefs.config import ConverterConfig
-from archivefs.convert.pool import Answer
+from archivefs.convert.process import Answer
 from archivefs.convert.verdict import LONGEST_SECONDS, Verdict, backoff, cause_of, verdict
 from archivefs.events import Actor, Outcome, Status
 from archivefs.operations import BeginAttempt, Retry

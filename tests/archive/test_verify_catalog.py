@@ -75,7 +75,9 @@ ROWS: dict[str, Damage] = {
     "entries, all rows gone": rows("DELETE FROM entries"),
     "attempts, a wrong error": rows("UPDATE attempts SET error = 'none' WHERE outcome = 'failed'"),
     "attempts, a missing row": rows("DELETE FROM attempts WHERE n = 1"),
-    "attempts, a row too much": rows("INSERT INTO attempts VALUES (1, 9, '', '', 0, 0, '', '{}', '', '[]')"),
+    "attempts, a row too much": rows(
+        "INSERT INTO attempts VALUES (1, 9, '', '', 0, 0, '', '{}', '', '[]', '')"
+    ),
     "contents, a wrong offset": rows("UPDATE contents SET offset = offset + 1 WHERE n = 1 AND ordinal = 1"),
     "contents, a wrong SHA-256": rows("UPDATE contents SET sha256 = '00' WHERE n = 1 AND ordinal = 0"),
     "contents, a missing row": rows("DELETE FROM contents WHERE n = 1 AND ordinal = 0"),

@@ -72,6 +72,14 @@ class Disk:
         """Unmount; whoever used it must be gone, the kernel may take a moment to notice."""
         if is_mountpoint(self.path):
             poll("a disk that nobody uses", self._umounted, 20)
+        if self.kind != "tmpfs":
+            # Other mount namespaces, such as those of sandboxes that begin, may have copies of the mount. As
+            # long as there is one, mounting the image again would show the old file system.
+            poll(
+                "a disk that the kernel let go of",
+                lambda: not run("losetup", "--associated", self._image),
+                20,
+            )
 
     def _umounted(self) -> bool:
         done = subprocess.run(["umount", self.path], capture_output=True, check=False)

@@ -229,22 +229,23 @@ class Mounted:
                 run(*(["umount", "-l"] if os.geteuid() == 0 else ["fusermount3", "-uz"]), self.point)
             if self.pid:
                 self.wait_for_end()
-                poll("end of the workers", lambda: not self._children(), 10)
+                poll("end of the workers", lambda: not self.workers(), 10)
         finally:
-            for pid in [self.pid, *self._children()]:
+            for pid in [self.pid, *self.workers()]:
                 if pid and is_running(pid):
                     os.kill(pid, signal.SIGKILL)
 
-    def _children(self) -> list[int]:
-        """Processes that run in the archive's folder: its workers and what those started."""
-        found = []
-        for link in Path("/proc").glob("[0-9]*/cwd"):
+    def workers(self) -> list[int]:
+        """The archive's workers and what those started: they name its folder, or run in it."""
+        work, found = str(self.root / "staging" / "work"), []
+        for process in Path("/proc").glob("[0-9]*"):
             try:
-                here = link.readlink() == self.root
+                command = (process / "cmdline").read_bytes()
+                here = os.fsencode(work) in command or str((process / "cwd").readlink()).startswith(work)
             except OSError:
                 continue
-            if here and is_running(int(link.parent.name)):
-                found.append(int(link.parent.name))
+            if here and is_running(int(process.name)):
+                found.append(int(process.name))
         return found
 
     # -- what is in it ---------------------------------------------------------------------------------

@@ -23,17 +23,27 @@ def attempts(station: Mounted, name: str) -> list[dict[str, Any]]:
     return found
 
 
-def worker_of(station: Mounted, name: str) -> int:
-    """The process that converts a source of that name and writes its number into the log."""
-    log = station.root / "staging" / "work" / str(station.only(name).n) / "log.txt"
-    return int(station.wait_for("the worker's number", lambda: log.exists() and log.read_text().strip()))
+def waiting(folder: Path, **keys: object) -> str:
+    """A converter that tells its process number and waits; to write here it must not be shut in."""
+    arguments = {"gate": str(folder / "gate"), "told": str(folder / "told")}
+    return converter("csv", "python:good:TellsAndWaits", arguments=arguments, sandbox="off", **keys)
+
+
+def worker_of(station: Mounted, folder: Path, attempt: int = 1) -> int:
+    """The process that makes this attempt."""
+
+    def told() -> int:
+        words = (folder / "told").read_text().split() if (folder / "told").exists() else []
+        return int(words[1]) if words[:1] == [str(attempt)] else 0
+
+    return station.wait_for("the worker's number", told)
 
 
 def test_a_worker_that_is_killed_from_outside_is_no_end(mounted: Make, tmp_path: Path) -> None:
-    run, gate = "python:good:TellsAndWaits", tmp_path / "gate"
-    station = mounted(config(converter("csv", run, arguments={"gate": str(gate)}, max_retries=1, **SOON)))
+    gate = tmp_path / "gate"
+    station = mounted(config(waiting(tmp_path, max_retries=1, **SOON)))
     station.drop("csv", "unit.csv")
-    os.kill(worker_of(station, "unit.csv"), signal.SIGKILL)
+    os.kill(worker_of(station, tmp_path), signal.SIGKILL)
     station.wait_for_status("unit.csv", "suspended")
     assert "killed by SIGKILL" in station.error(station.only("unit.csv"))
     station.wait_for_status("unit.csv", "converting")
@@ -90,11 +100,10 @@ def test_a_conversion_that_a_kill_interrupted_is_done_again_and_is_not_counted(
     mounted: Make, tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"
-    run = "python:good:TellsAndWaits"
-    station = mounted(config(converter("csv", run, arguments={"gate": str(gate)}, max_retries=0)))
+    station = mounted(config(waiting(tmp_path, max_retries=0)))
     station.drop("csv", "unit.csv")
-    for _ in range(3):
-        worker_of(station, "unit.csv")
+    for attempt in range(1, 4):
+        worker_of(station, tmp_path, attempt)
         station.kill()
         station.mount()
     gate.touch()

@@ -283,7 +283,9 @@ def test_a_damaged_block_is_an_error_for_its_own_files_only(mounted: Make) -> No
 
 def test_a_new_status_shows_at_once_however_warm_the_caches_are(mounted: Make, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
-    toml = config(converter("csv", "python:good:Gate", arguments={"gate": str(gate)}, settle_seconds=0.5))
+    toml = config(
+        converter("csv", "python:good:Gate", arguments={"gate": str(gate)}, settle_seconds=0.5, sandbox="off")
+    )
     station = mounted(toml)
     station.drop("csv", "unit.csv")
     seen: dict[str, list[Path]] = {}

@@ -33,7 +33,7 @@ def standin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def told(standin: None, tmp_path: Path) -> Told:
     """Converts a source of one word with the converter that does what it is told."""
-    converter, version = load("python:written_for_pywats:Told", tmp_path, THRESHOLDS)
+    converter, version = load("python:written_for_pywats:Told", "", THRESHOLDS)
     assert version == "2.1"
 
     def convert(word: str, **arguments: object) -> Result:
@@ -50,7 +50,8 @@ def told(standin: None, tmp_path: Path) -> Told:
 @pytest.mark.parametrize(
     ("word", "reports"),
     [("one", ({"by": ","},)), ("two", ({"a": 1}, {"b": 2})), ("model", ({"model": ["json", True, True]},)),
-     ("list", ({"a": 1}, {"model": ["json", True, True]}))],
+     ("list", ({"a": 1}, {"model": ["json", True, True]})),
+     ("both", ({"first": 1}, {"second": 2})), ("more", ({"first": 1}, {"second": 2}))],
 )  # fmt: skip
 def test_every_report_counts_whatever_it_is_made_of(
     told: Told, word: str, reports: tuple[object, ...]
@@ -71,6 +72,16 @@ def test_a_validation_decides_before_the_conversion(told: Told) -> None:
     early = told("early")
     assert (early.outcome, early.retry_after) == ("suspended", 120)
     assert "limits.xml" in early.error
+
+
+def test_what_it_detected_and_counted_is_logged(told: Told, capsys: pytest.CaptureFixture[str]) -> None:
+    told("both")
+    assert capsys.readouterr().out.splitlines() == [
+        "detected serial number: SN1", "metadata: {'lot': 7}", "records processed: 3",
+        "processing time ms: 12",
+    ]  # fmt: skip
+    told("one")
+    assert capsys.readouterr().out.splitlines() == ["detected serial number: SN1"]
 
 
 def test_what_is_no_report_is_refused(told: Told) -> None:
@@ -97,7 +108,7 @@ def test_without_the_package_its_absence_is_the_error(
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setitem(sys.modules, "pywats_client", None)
     with pytest.raises(ImportError, match="pywats_client"):
-        load("python:needs_pywats:Any", tmp_path, THRESHOLDS)
+        load("python:needs_pywats:Any", "", THRESHOLDS)
 
 
 @pytest.mark.skipif(not HAS_PYWATS, reason="pywats-api is not installed")
@@ -112,7 +123,7 @@ def test_a_converter_runs_with_the_real_package(tmp_path: Path, monkeypatch: pyt
         "        return ConverterResult.success_result(report={'name': source.path.name})\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    converter, version = load("python:real_one:Real", tmp_path, THRESHOLDS)
+    converter, version = load("python:real_one:Real", "", THRESHOLDS)
     source = tmp_path / "unit.csv"
     source.write_text("x")
     assert converter(source, {}, 1).reports == ({"name": "unit.csv"},)

@@ -18,7 +18,8 @@ from archivefs.catalog.catalog import SCHEMA_VERSION
 from archivefs.cli.main import COMMANDS, cli, load
 from archivefs.committer import GROUP
 from archivefs.config import Config, ConverterConfig
-from archivefs.convert.pool import WorkerError
+from archivefs.convert.process import WorkerError
+from archivefs.convert.snapshots import CodeError
 from archivefs.errors import ArchiveError, ConfigError
 from archivefs.events import STATUSES, AnyEvent, Content, Event, Location, Outcome
 from archivefs.fs.readme import _MEANING
@@ -86,7 +87,7 @@ def family(error: type[ArchiveError]) -> Iterator[type[ArchiveError]]:
 def test_the_exit_codes_in_the_table_are_those_of_the_error_classes_and_of_verify() -> None:
     text = page("commands.md").partition("<!-- exit codes")[2].partition("<!-- end of exit codes")[0]
     table = {int(code): name for code, name, _ in rows(text)}
-    assert WorkerError in family(ArchiveError)
+    assert {WorkerError, CodeError} < set(family(ArchiveError))
     theirs = {error.exit_code: error.__name__ for error in family(ArchiveError)}
     others = dict.fromkeys((0, 1, 2, *EXIT_CODES.values()), "")
     assert table == theirs | others

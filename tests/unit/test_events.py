@@ -14,6 +14,7 @@ from archivefs.events import (
     AttemptFinished,
     AttemptStarted,
     Captured,
+    CodeKept,
     Content,
     Created,
     DictionaryTrained,
@@ -72,6 +73,9 @@ EXAMPLES = [
     DictionaryTrained(
         converter="ict", content="sources", name="ict-1", number=32768, samples=500, size=114688,
         sha256="f" * 64, day="2026-02-13",
+    ),
+    CodeKept(
+        converter="ict", sha256="f" * 64, size=9, files=2, run="python:a:B", distribution="a", version="1"
     ),
     Repacked(segment=PLACE.segment, moves=[Move(ID, 0, 0, 1, 2, 3, 6), Move(ID, 1, 2, 6, 2, 3, 6)]),
     SegmentsRemoved(segments=["2026/02/13/ict.sources.zst"]),

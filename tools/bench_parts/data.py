@@ -16,8 +16,8 @@ from typing import NamedTuple
 import corpus
 
 from archivefs.archive import Archive
-from archivefs.operations import Capture
-from archivefs.store.frames import encode_file
+from archivefs.jobs import dictionaries
+from archivefs.operations import AddDictionary, Capture
 
 SEED = 2024
 CAPTURED = datetime(2024, 3, 18, 8, 0, tzinfo=UTC)
@@ -44,7 +44,7 @@ class Sizes(NamedTuple):
     bulk: int
 
 
-QUICK = Sizes(small=3000, large=128 << 20, readers=8, reader=16 << 20, disk=300, bulk=600)
+QUICK = Sizes(small=3000, large=128 << 20, readers=8, reader=16 << 20, disk=1200, bulk=600)
 FULL = Sizes(small=15_000, large=512 << 20, readers=32, reader=32 << 20, disk=2000, bulk=4000)
 SMALLEST = Sizes(small=60, large=2 << 20, readers=2, reader=2 << 20, disk=20, bulk=20)
 
@@ -152,15 +152,30 @@ def link(file: Path, name: Path) -> None:
     name.hardlink_to(file)
 
 
-def make_archive(root: Path, sources: Sequence[Source], toml: str = TOML) -> None:
-    """A new archive of these sources, captured in groups through the library."""
+def make_archive(root: Path, *days: Sequence[Source], toml: str = TOML) -> None:
+    """A new archive of these sources, captured in groups through the library, a day after the other.
+
+    At the end of a day that another one follows, dictionaries are made, as a mount makes them.
+    """
     clock = Clock()
     shutil.rmtree(root, ignore_errors=True)
     Archive.create(root, toml, clock=clock)
-    with Archive(root, clock=clock) as archive:
-        for start in range(0, len(sources), GROUP):
-            capture(archive, sources[start : start + GROUP])
-            clock.advance(1)
+    for number, sources in enumerate(days):
+        if number:
+            clock.advance(86_400)
+        with Archive(root, clock=clock) as archive:
+            if number:
+                train(archive)
+            for start in range(0, len(sources), GROUP):
+                capture(archive, sources[start : start + GROUP])
+                clock.advance(1)
+
+
+def train(archive: Archive) -> None:
+    """Make the dictionaries that are worth having."""
+    tried: dict[tuple[str, str], int] = {}
+    while (made := dictionaries.train_next(archive, tried)) is not None:
+        archive.commit_one(AddDictionary(made.converter, made.content, made.data, made.samples))
 
 
 def capture(archive: Archive, sources: Sequence[Source]) -> None:
@@ -175,8 +190,7 @@ def capture(archive: Archive, sources: Sequence[Source]) -> None:
 
 def operation(archive: Archive, source: Source) -> Capture:
     """The capture of a file."""
-    level = archive.converter_config(source.converter).compression_level
     with source.path.open("rb") as file:
         facts = os.fstat(file.fileno())
-        content = encode_file(file.fileno(), level, archive.root / "staging")
+        content = archive.packing.file(source.converter, file.fileno(), archive.root / "staging")
     return Capture(source.converter, os.fsencode(source.path.name), content, facts.st_mtime_ns)

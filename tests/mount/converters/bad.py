@@ -31,11 +31,6 @@ def hangs(path: str, arguments: Arguments) -> Report:
     return {}
 
 
-def tells_who_it_is_and_hangs(path: str, arguments: Arguments) -> Report:
-    print(os.getpid(), flush=True)
-    return hangs(path, arguments)
-
-
 def spins(path: str, arguments: Arguments) -> Report:
     while True:
         pass
@@ -142,20 +137,6 @@ def changes_its_source(path: str, arguments: Arguments) -> Report:
 def removes_its_source(path: str, arguments: Arguments) -> Report:
     Path(path).unlink()
     return {"removed": True}
-
-
-def spoils_its_log(path: str, arguments: Arguments) -> Report:
-    log = Path(path).parents[1] / "log.txt"
-    log.unlink()
-    log.mkdir()
-    return {"spoiled": True}
-
-
-def makes_its_log_a_pipe(path: str, arguments: Arguments) -> Report:
-    log = Path(path).parents[1] / "log.txt"
-    log.unlink()
-    os.mkfifo(log)
-    return {"piped": True}
 
 
 def is_quick(path: str, arguments: Arguments) -> Report:
