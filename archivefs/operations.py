@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from archivefs import names
-from archivefs.catalog.catalog import DROP_REASON, VOID_REASON
-from archivefs.catalog.rows import Entry
-from archivefs.config import Config, ConverterConfig
+from archivefs import names, reports
+from archivefs.catalog.catalog import DROP_REASON
+from archivefs.config import ConverterConfig
 from archivefs.errors import ArchiveError
 from archivefs.events import (
     WAITING,
@@ -37,19 +36,16 @@ from archivefs.events import (
     Touched,
 )
 from archivefs.packing import REPORTS, SOURCES, Packing
-from archivefs.routing import ROUTING_REASON, UNROUTED, candidates
+from archivefs.routing import UNROUTED
+from archivefs.statuses import (
+    IMPORT_REASON,
+    NO_CONVERTER_REASON,
+    first_status,
+    status_for,
+    why_not_again,
+)
 from archivefs.store.frames import Encoded, RecordHeader
 from archivefs.transaction import Operation, Transaction, id_milliseconds
-
-NO_CONVERTER_REASON = "it fits no converter"
-"""``reason`` of an entry that stays ``unrouted``."""
-PART_REASON = "it is part of a folder that is one source when it is complete"
-NO_FOLDER_REASON = "its converter takes folders, and it lies in none"
-IMPORT_REASON = "imported"
-"""``reason`` of an entry that came with an import and waits for no conversion."""
-
-RETRIABLE = frozenset({Status.FAILED, Status.REJECTED, Status.SKIPPED, Status.SUSPENDED})
-"""Statuses of entries that a person may want to have tried again."""
 
 
 def clamped(time_ns: int) -> int:
@@ -127,33 +123,6 @@ class Capture(Operation[Receipt]):
         """Free the spool file of large content."""
         if isinstance(self.content, Encoded):
             self.content.close()
-
-
-def first_status(
-    config: Config, name: str, file: bytes, when_ms: int, *, is_folder: bool = False, is_part: bool = False
-) -> tuple[Status, str, int]:
-    """Status, reason and time of the first conversion (0: none) of a source archived at ``when_ms``.
-
-    ``name`` is that of the converter; for one that is still to be found, the time is when to ask for it.
-    ``is_folder``: the source is one; ``is_part``: it lies in one.
-    """
-    converter = config.converters.get(name, ConverterConfig())
-    if converter.kind == "folder" and not is_folder:
-        return (Status.ARCHIVED, PART_REASON, 0) if is_part else (Status.SKIPPED, NO_FOLDER_REASON, 0)
-    if is_folder:  # it was left alone until it was complete
-        when_ms -= int(converter.settle_seconds * 1000)
-    if name == UNROUTED and candidates(config, file):
-        return Status.PENDING, ROUTING_REASON, when_ms + int(converter.settle_seconds * 1000)
-    return status_for(converter, file, when_ms)
-
-
-def status_for(converter: ConverterConfig, name: bytes, when_ms: int) -> tuple[Status, str, int]:
-    """The same for a converter that is certain."""
-    if not converter.run:
-        return Status.ARCHIVED, "", 0
-    if converter.patterns and not names.matches(name, converter.patterns):
-        return Status.SKIPPED, f"the name fits none of: {', '.join(converter.patterns)}", 0
-    return Status.PENDING, "", when_ms + int(converter.settle_seconds * 1000)
 
 
 def captured_event(
@@ -408,20 +377,6 @@ class Retry(Operation[str]):
         return reason
 
 
-def why_not_again(config: Config, converter: str, entry: Entry, status: Status) -> str:
-    """Why an entry that has this status cannot be converted again now, '' where it can."""
-    is_unrouted = converter == UNROUTED and status is Status.ARCHIVED
-    if status not in RETRIABLE and not is_unrouted:
-        return f"is {status}; tried again is what is {', '.join(sorted(RETRIABLE))}"
-    if entry.reason == VOID_REASON:
-        return entry.reason
-    is_folder, is_part = entry.members > 0, bool(entry.folder)
-    first, reason, _ = first_status(config, converter, entry.name, 0, is_folder=is_folder, is_part=is_part)
-    if first is Status.ARCHIVED:
-        return f"archive.toml does not say how to convert for {converter}"
-    return "" if first is Status.PENDING else reason
-
-
 @dataclass
 class Report:
     """A report or log to be stored: its name under attempts/N/, and its bytes."""
@@ -469,7 +424,8 @@ class FinishAttempt(Operation[None]):
         status, attempts = txn.state(self.id)
         if status is not Status.CONVERTING or attempts != self.attempt:
             raise ArchiveError(f"attempt {self.attempt} of {self.id} is not running: the entry is {status}")
-        keep = txn.config.converters.get(self.converter, ConverterConfig()).archive_reports
+        config = txn.config.converters.get(self.converter, ConverterConfig())
+        keep = config.archive_reports
         day = txn.day(id_milliseconds(self.id))
         txn.record(
             AttemptFinished(
@@ -479,8 +435,19 @@ class FinishAttempt(Operation[None]):
                 warnings=[sound(each) for each in self.warnings], due_ms=self.due_ms,
                 log=self._store(txn, day, "log", self.log) if self.log else None,
                 reports=[self._store(txn, day, "report", each, keep=keep) for each in self.reports],
+                report_ids=self._report_ids(txn) if config.submit else [],
             )
         )  # fmt: skip
+
+    def _report_ids(self, txn: Transaction) -> list[str]:
+        """Under which ids the reports are submitted; none of an attempt that was no success."""
+        if self.outcome is not Outcome.SUCCESS:
+            return []
+        source = txn.source_sha256(self.id)
+        return [
+            reports.id_of(each.content) or reports.make_id(source, self.converter, ordinal)
+            for ordinal, each in enumerate(self.reports, 1)
+        ]
 
     def _store(self, txn: Transaction, day: str, kind: str, piece: Report, *, keep: bool = True) -> Content:
         header = piece.header(kind, self.id, self.attempt)

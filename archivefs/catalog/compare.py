@@ -20,6 +20,9 @@ TABLES = (
     "members",
     "attempts",
     "contents",
+    "outbox",
+    "deliveries",
+    "outbox_totals",
     "totals",
 )
 SHOWN = 10

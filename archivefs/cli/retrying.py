@@ -14,8 +14,9 @@ from archivefs.committer import GROUP
 from archivefs.errors import LockedError
 from archivefs.events import Actor
 from archivefs.fs import mounts
-from archivefs.operations import Retry, why_not_again
+from archivefs.operations import Retry
 from archivefs.query import parse
+from archivefs.statuses import why_not_again
 
 
 @click.command()

@@ -19,8 +19,8 @@ from archivefs.errors import UnknownEntryError
 from archivefs.events import Status
 from archivefs.fs import mounts
 from archivefs.fs.views import VIEWS, View
-from archivefs.operations import why_not_again
 from archivefs.routing import ROUTING_REASON, UNROUTED
+from archivefs.statuses import why_not_again
 
 INBOX, BY_ID = "inbox", "by-id"
 HEADS = (INBOX, BY_ID, *(view.name for view in VIEWS))

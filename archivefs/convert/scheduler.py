@@ -69,6 +69,10 @@ class Scheduler:
             del self._held[id_]
         self._wake.set()
 
+    def look_again(self) -> None:
+        """What kept entries from being converted may be over."""
+        self._wake.set()
+
     def _changed(self, changes: Sequence[Change]) -> None:
         if any(change.after in WAITING for change in changes):
             self._wake.set()
@@ -115,13 +119,19 @@ class Scheduler:
         return ahead(pace) // len(self._places)
 
     def _may_start(self, entry: Entry) -> bool:
-        """Not while it runs or is being written again; nor before archive.toml says how to convert it."""
+        """Not while it runs or is being written again; nor before archive.toml says how to convert it.
+
+        Nor while its reports would find no room in the outbox.
+        """
         if entry.n in self._running or entry.id in self._held:
             return False
-        until = self._unable.get(self._converter(entry))
+        converter, config = self._converter(entry), self._config(entry)
+        until = self._unable.get(converter)
         if until is not None and time.monotonic() < until:
             return False
-        return bool(self._config(entry).run) or router.needs_routing(self._archive, entry)
+        if not config.run and not router.needs_routing(self._archive, entry):
+            return False
+        return not self._archive.reader.outbox.is_full(converter, config.submit)
 
     def _seconds_to_next(self) -> float:
         clock = time.monotonic()

@@ -81,7 +81,7 @@ class Waiting:
 
     def _runnable(self) -> Iterator[tuple[int, int]]:
         """Number and priority of each converter that has entries and can be run; ``unrouted`` always."""
-        for name in {UNROUTED, *self._archive.config.converters}:
+        for name in dict.fromkeys((*self._archive.config.converters, UNROUTED)):
             config = self._archive.converter_config(name)
             is_wanted = config.run or name == UNROUTED
             number = self._archive.reader.converter_id(name) if is_wanted else None

@@ -16,7 +16,8 @@ from archivefs import names
 from archivefs.archive import Archive
 from archivefs.errors import ArchiveError, UnknownConverterError
 from archivefs.fs import inodes
-from archivefs.fs.inbox_items import Caller, InboxDir, InboxFile, InboxHandle, InboxItem
+from archivefs.fs.inbox_items import InboxDir, InboxFile, InboxHandle, InboxItem
+from archivefs.fs.node import Caller
 from archivefs.store.durable import make_dirs
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,11 @@ class Inbox:
         self._items[self.root.ino] = self.root
         self._chown = os.geteuid() == 0
         make_dirs(Path(os.fsdecode(self.top)))
-        for name in archive.config.converters:
+        self.add_converters()
+
+    def add_converters(self) -> None:
+        """Make the folders of converters that have none yet. Raises ``OSError``."""
+        for name in self.archive.config.converters:
             folder = Path(os.fsdecode(self.top)) / name
             if not folder.exists():
                 make_dirs(folder)

@@ -7,7 +7,7 @@ import os
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -27,22 +27,6 @@ of the folder, which a program may hold that waits for this process; killed then
 """
 THREAD_BYTES = 64 << 10
 """Reads and writes from this size on go through a thread: they may wait for the disk."""
-
-
-class Caller(Protocol):
-    """Who makes a request, as the kernel says."""
-
-    @property
-    def uid(self) -> int:
-        """The user."""
-
-    @property
-    def gid(self) -> int:
-        """The group."""
-
-    @property
-    def pid(self) -> int:
-        """The process or thread; 0 where it is in another PID namespace."""
 
 
 class InboxItem(Node):

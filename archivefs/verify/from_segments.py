@@ -34,8 +34,8 @@ from archivefs.events import (
     Routed,
     Status,
 )
-from archivefs.operations import IMPORT_REASON, PART_REASON
 from archivefs.routing import UNROUTED
+from archivefs.statuses import IMPORT_REASON, PART_REASON
 from archivefs.store import dictionaries, frames, lock
 from archivefs.store.content import ContentReader
 from archivefs.store.dictionaries import Dictionaries
@@ -53,6 +53,7 @@ LOST = (
     "which sources were superseded, skipped, rejected or failed: without a report they are quarantined",
     "attributes that were set after the capture",
     "which converter a source of unrouted was given, unless that left a log or a report",
+    "which reports were submitted: none is queued any more",
 )
 """What cannot come back from segments."""
 BATCH = 1000

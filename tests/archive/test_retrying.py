@@ -21,8 +21,11 @@ NOW = 1_000_000
 
 def attempts(*ends: tuple[str, str]) -> list[Attempt]:
     """Attempts of these causes and outcomes, and the one that runs."""
-    rows = [Attempt(1, number, *end, 0, 0, "", "{}", "", "[]") for number, end in enumerate(ends, 1)]
-    return [*rows, Attempt(1, len(rows) + 1, "retry" if rows else "capture", "", 0, 0, "", "{}", "", "[]")]
+    rows = [Attempt(1, number, *end, 0, 0, "", "{}", "", "[]", "") for number, end in enumerate(ends, 1)]
+    return [
+        *rows,
+        Attempt(1, len(rows) + 1, "retry" if rows else "capture", "", 0, 0, "", "{}", "", "[]", ""),
+    ]
 
 
 def judged(outcome: Outcome, *before: tuple[str, str], retry_after: float | None = None) -> Verdict:

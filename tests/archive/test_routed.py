@@ -24,8 +24,9 @@ from test_verify_parts import archivefs, events_of, verify
 
 from archivefs.archive import Archive, rebuild
 from archivefs.events import Captured, Routed, Status
-from archivefs.operations import NO_CONVERTER_REASON, Adopt, BeginAttempt, Retry, Route
+from archivefs.operations import Adopt, BeginAttempt, Retry, Route
 from archivefs.routing import ROUTING_REASON, UNROUTED
+from archivefs.statuses import NO_CONVERTER_REASON
 
 TOML = """\
 schema_version = 1
