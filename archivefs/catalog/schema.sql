@@ -86,7 +86,7 @@ CREATE TABLE members (              -- what is in sources that are folders
     path     BLOB NOT NULL,         -- relative to the folder, exact bytes
     mode     INTEGER NOT NULL,      -- permission bits and kind: a file or a folder
     size     INTEGER NOT NULL,      -- 0 for folders
-    mtime_ns INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL,      -- as its writer left it
     offset   INTEGER NOT NULL,      -- where its bytes begin in the content, which is a tar
     PRIMARY KEY (n, ordinal)
 ) STRICT, WITHOUT ROWID;
