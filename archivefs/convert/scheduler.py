@@ -34,10 +34,12 @@ from archivefs.store.durable import make_dirs, remove_tree
 log = logging.getLogger(__name__)
 
 TROUBLED_SECONDS = 10.0
-AHEAD_SECONDS = 0.2
-AHEAD_MOST = 64
+AHEAD_SECONDS = 0.5
+AHEAD_MOST = 128
+AHEAD_BYTES = 1 << 20
 """So much work is begun before a worker is free for it: what is short waits for the disk much longer than it
-runs, and many commits at once cost hardly more than one (tools/bench, "convert")."""
+runs, and many commits at once cost hardly more than one (tools/bench, "convert"). Not with large sources, of
+which each takes room on the disk."""
 
 
 class Scheduler:
@@ -104,7 +106,7 @@ class Scheduler:
         for place in sorted(self._places, key=lambda each: each.running):
             while place.running < 1 + self._ahead(place):
                 others = [each.converter_id for each in self._places if each.running and each is not place]
-                entry = self._waiting.take(place, others)
+                entry = self._waiting.take(place, others, AHEAD_BYTES)
                 if entry is None:
                     break
                 self._running[entry.n] = place
@@ -238,7 +240,7 @@ class Scheduler:
                 before = self._archive.reader.attempts(entry.n)
                 status, due_ms, error_text = verdict(config, answer, before, self._archive.now_ms())
                 taken = job.seconds if job is not None else 0.0
-                self._pace[converter] = max(taken, 0.7 * self._pace.get(converter, 0.0) + 0.3 * taken)
+                self._pace[converter] = 0.9 * self._pace.get(converter, taken) + 0.1 * taken
                 finish = FinishAttempt(
                     id=entry.id, converter=converter, attempt=attempt, outcome=answer.outcome,
                     status=status, started_ms=self._archive.now_ms() - int(taken * 1000),

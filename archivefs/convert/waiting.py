@@ -52,10 +52,11 @@ class Waiting:
         self._served: dict[int, int] = {}
         self._count = 0
 
-    def take(self, place: Place, running: Collection[int]) -> Entry | None:
+    def take(self, place: Place, running: Collection[int], ahead_bytes: int = 0) -> Entry | None:
         """The entry to convert next in a place, None where nothing is due.
 
-        In a place that is not free it is one of the same converter, or None where its turn is over.
+        In a place that is not free it is one of the same converter, of at most ``ahead_bytes``, or
+        None where its turn is over.
         ``running`` are the numbers of the converters of the other places that are not free.
         """
         priorities = dict(self._runnable())
@@ -64,7 +65,8 @@ class Waiting:
             self._look(priorities)
         while candidates := [number for number, entries in self._due.items() if entries]:
             converter_id = self._chosen(candidates, place, running, priorities)
-            if place.running and converter_id != place.converter_id:
+            is_small = self._due[converter_id][0].size <= ahead_bytes
+            if place.running and (converter_id != place.converter_id or not is_small):
                 return None
             entry = self._due[converter_id].popleft()
             if self._may_start(entry):
