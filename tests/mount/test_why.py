@@ -26,7 +26,13 @@ def station(mounted: Make, tmp_path: Path) -> Mounted:
         converter("bad", "function:bad:raises"),
         converter("later", "python:good:Later", arguments={"times": 9, "after": 3600}),
         converter("slow", "function:good:count", settle_seconds=3600),
-        converter("gate", "python:good:Gate", arguments={"gate": str(tmp_path / "gate")}, timeout_seconds=99),
+        converter(
+            "gate",
+            "python:good:Gate",
+            arguments={"gate": str(tmp_path / "gate")},
+            timeout_seconds=99,
+            sandbox="off",
+        ),
         converter("plain", post_action="keep"),
     )
     return mounted(config(*tables, workers=2))
