@@ -74,10 +74,19 @@ SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie"})
 """Headers whose value must not stand in archive.toml itself."""
 
 
+READY = ("ready_marker", "ready_files", "ready_count", "ready_quiet_seconds")
+"""Keys that say when a folder is complete."""
+
+
 class ConverterConfig(_Section, frozen=True, kw_only=True):
     """One ``[converters.NAME]`` table; times in seconds. ``run`` empty: archive only."""
 
     run: str = ""
+    kind: Literal["file", "folder"] = "file"
+    ready_marker: str = ""
+    ready_files: list[str] = []
+    ready_count: Annotated[int, Meta(ge=0)] = 0
+    ready_quiet_seconds: Seconds = 0.0
     path: list[str] = []
     patterns: list[str] = []
     arguments: dict[str, Any] = {}
@@ -296,6 +305,9 @@ def _converter(name: str, section: object, file: str) -> ConverterConfig:
         raise ConfigError(
             f"{file}: {where}.arguments: must be texts, numbers, booleans, lists and tables: {error}"
         ) from None
+    given = [key for key in READY if getattr(checked, key)]
+    if given and checked.kind != "folder":
+        raise ConfigError(f'{file}: {where}.{given[0]}: is for kind = "folder" only')
     kind, _, rest = checked.run.partition(":")
     if checked.run and (kind not in ("python", "function", "command") or not rest.strip()):
         raise ConfigError(

@@ -33,7 +33,11 @@ FINAL = frozenset(Status) - {Status.PENDING, Status.CONVERTING, Status.SUSPENDED
 
 
 class Outcome(StrEnum):
-    """How one attempt ended. ``interrupted``: the daemon stopped; the entry waits again."""
+    """How one attempt ended.
+
+    ``interrupted``: the daemon stopped, the entry waits again. ``transient``: a fault of the machine, not of
+    the source or its converter.
+    """
 
     SUCCESS = "success"
     FAILED = "failed"
@@ -41,6 +45,19 @@ class Outcome(StrEnum):
     SKIPPED = "skipped"
     REJECTED = "rejected"
     INTERRUPTED = "interrupted"
+    TRANSIENT = "transient"
+
+
+class Cause(StrEnum):
+    """Why an attempt was made. ``request``: a person asked for it with ``archivefs retry``."""
+
+    CAPTURE = "capture"
+    RETRY = "retry"
+    REQUEST = "request"
+
+
+AUTOMATIC = frozenset({Cause.RETRY})
+"""Causes of attempts that follow by themselves from an earlier one."""
 
 
 class Submission(StrEnum):
@@ -86,6 +103,21 @@ class Content(Record, frozen=True, kw_only=True):
     location: Location | None = None
 
 
+class Member(msgspec.Struct, frozen=True, array_like=True):
+    """A file or folder in a source that is a folder; in a line it is an array in this order.
+
+    ``path`` is relative to the folder, ``path_hex`` its exact bytes where they are not UTF-8. ``mode`` has
+    the kind in it, as stat(2) gives it. The bytes of a file begin at ``offset`` of the content, a tar.
+    """
+
+    path: str
+    path_hex: str
+    mode: int
+    size: int
+    mtime_ns: int
+    offset: int
+
+
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind"):
     """Base of all events: position, time and chain.
 
@@ -113,7 +145,8 @@ class Captured(Event, frozen=True, kw_only=True, tag="captured"):
 
     ``due_ms``: earliest time of its conversion (Unix milliseconds), 0 where none follows by itself.
     ``supersedes``: the ids of earlier versions of the same inbox file that this one replaces.
-    ``xattrs``: the extended attributes ``user.*`` of the file, values in Base64.
+    ``xattrs``: the extended attributes ``user.*`` of the file, values in Base64. ``members``: of a folder,
+    what is in it; its content is a tar of them.
     """
 
     id: str
@@ -135,6 +168,7 @@ class Captured(Event, frozen=True, kw_only=True, tag="captured"):
     due_ms: int = 0
     supersedes: list[str] = []
     xattrs: dict[str, str] = {}
+    members: list[Member] = []
     location: Location
 
 
@@ -149,7 +183,10 @@ class Touched(Event, frozen=True, kw_only=True, tag="touched"):
 
 
 class AttemptStarted(Event, frozen=True, kw_only=True, tag="attempt_started"):
-    """A conversion of the entry began. ``cause``: capture, retry or replay. ``code``: see ``CodeKept``."""
+    """A conversion of the entry began; no other attempt ever has its number.
+
+    ``cause``: see ``Cause``. ``code``: see ``CodeKept``.
+    """
 
     id: str
     attempt: int
@@ -231,6 +268,28 @@ class Configured(Event, frozen=True, kw_only=True, tag="configured"):
     backup: str = ""
 
 
+class Routed(Event, frozen=True, kw_only=True, tag="routed"):
+    """A file from the top of the inbox got its converter, or stays where it is because it fits none.
+
+    ``confidence`` (0 to 1): how sure that converter is. ``asked``: what each one said, for a person.
+    """
+
+    id: str
+    converter: str
+    status: Status
+    reason: str = ""
+    due_ms: int = 0
+    confidence: float = 0.0
+    asked: dict[str, str] = {}
+
+
+class Retried(Event, frozen=True, kw_only=True, tag="retried"):
+    """A person asked for another conversion of an entry that came to its end, or waits for a later one."""
+
+    id: str
+    due_ms: int
+
+
 class TailCut(Event, frozen=True, kw_only=True, tag="tail_cut"):
     """Bytes behind the last whole record or line were set aside as ``quarantine/kept_as``."""
 
@@ -262,6 +321,7 @@ class Adopted(Event, frozen=True, kw_only=True, tag="adopted"):
 
     id: str
     status: Status
+    reason: str = ""
     due_ms: int = 0
 
 
@@ -367,6 +427,8 @@ AnyEvent = (
     | Touched
     | AttemptStarted
     | AttemptFinished
+    | Routed
+    | Retried
     | DeliveryAttempted
     | DeliveryDecided
     | Configured

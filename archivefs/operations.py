@@ -25,19 +25,27 @@ from archivefs.events import (
     Dropped,
     Event,
     Location,
+    Member,
     Move,
     Outcome,
     Repacked,
+    Retried,
+    Routed,
     SegmentsRemoved,
     Status,
     Touched,
 )
 from archivefs.packing import REPORTS, SOURCES, Packing
+from archivefs.routing import UNROUTED
+from archivefs.statuses import (
+    IMPORT_REASON,
+    NO_CONVERTER_REASON,
+    first_status,
+    status_for,
+    why_not_again,
+)
 from archivefs.store.frames import Encoded, RecordHeader
 from archivefs.transaction import Operation, Transaction, id_milliseconds
-
-IMPORT_REASON = "imported"
-"""``reason`` of an entry that came with an import and waits for no conversion."""
 
 
 def clamped(time_ns: int) -> int:
@@ -64,7 +72,8 @@ class Capture(Operation[Receipt]):
     """Archive a source. ``quarantine`` says why it must not be converted by itself, '' for a normal capture.
 
     ``supersedes`` are the ids that earlier versions of the same inbox file got; each is honoured while it
-    still waits. ``imported``: it is not converted by itself, whatever its converter.
+    still waits. ``imported``: it is not converted by itself, whatever its converter. ``members``: the source
+    is a folder, and the content a tar of them.
     """
 
     converter: str
@@ -79,6 +88,7 @@ class Capture(Operation[Receipt]):
     quarantine: str = ""
     imported: bool = False
     xattrs: dict[str, str] = field(default_factory=dict)
+    members: Sequence[Member] = ()
     actor: Actor | None = None
 
     def __post_init__(self) -> None:
@@ -101,7 +111,7 @@ class Capture(Operation[Receipt]):
             folder=names.text(self.folder), folder_hex=names.hex_if_needed(self.folder),
             size=content.size, stored=content.stored, sha256=content.sha256, captured_ms=captured_ms,
             mtime_ns=self.mtime_ns, mode=self.mode, uid=self.uid, gid=self.gid, xattrs=self.xattrs,
-            quarantine=self.quarantine, imported=self.imported,
+            quarantine=self.quarantine, imported=self.imported, members=list(self.members),
         )  # fmt: skip
         place = txn.append(self.converter, SOURCES, txn.day(captured_ms), header, content)
         supersedes = [earlier for earlier in self.supersedes if txn.waits(earlier)]
@@ -113,15 +123,6 @@ class Capture(Operation[Receipt]):
         """Free the spool file of large content."""
         if isinstance(self.content, Encoded):
             self.content.close()
-
-
-def first_status(converter: ConverterConfig, name: bytes, when_ms: int) -> tuple[Status, str, int]:
-    """Status, reason and time of the first conversion (0: none) of a source archived at ``when_ms``."""
-    if not converter.run:
-        return Status.ARCHIVED, "", 0
-    if converter.patterns and not names.matches(name, converter.patterns):
-        return Status.SKIPPED, f"the name fits none of: {', '.join(converter.patterns)}", 0
-    return Status.PENDING, "", when_ms + int(converter.settle_seconds * 1000)
 
 
 def captured_event(
@@ -138,13 +139,17 @@ def captured_event(
         status, reason, due_ms = Status.ARCHIVED, IMPORT_REASON, 0
     else:
         name = names.original(header.name, header.name_hex)
-        converter = txn.config.converters.get(header.converter, ConverterConfig())
-        status, reason, due_ms = first_status(converter, name, min(header.captured_ms, txn.now_ms))
+        when_ms = min(header.captured_ms, txn.now_ms)
+        status, reason, due_ms = first_status(
+            txn.config, header.converter, name, when_ms,
+            is_folder=bool(header.members), is_part=bool(header.folder),
+        )  # fmt: skip
     return Captured(
         id=header.id, converter=header.converter, day=txn.day(header.captured_ms),
         name=header.name, name_hex=header.name_hex, folder=header.folder, folder_hex=header.folder_hex,
         size=header.size, sha256=header.sha256, mtime_ns=header.mtime_ns, mode=header.mode,
         uid=header.uid, gid=header.gid, xattrs=header.xattrs, captured_ms=header.captured_ms,
+        members=header.members,
         status=status, reason=reason,
         due_ms=due_ms, supersedes=list(supersedes), location=place, actor=actor,
     )  # fmt: skip
@@ -179,9 +184,11 @@ class Adopt(Operation[Status]):
     def run(self, txn: Transaction) -> Status:
         """One event. Raises ``ArchiveError`` where the entry is not quarantined."""
         entry = txn.quarantined(self.id)
-        converter = txn.config.converters.get(txn.converter_name(entry), ConverterConfig())
-        status, _, due_ms = first_status(converter, entry.name, txn.now_ms)
-        txn.record(Adopted(id=self.id, status=status, due_ms=due_ms, actor=self.actor))
+        name = txn.converter_name(entry)
+        status, reason, due_ms = first_status(
+            txn.config, name, entry.name, txn.now_ms, is_folder=entry.members > 0, is_part=bool(entry.folder)
+        )
+        txn.record(Adopted(id=self.id, status=status, reason=reason, due_ms=due_ms, actor=self.actor))
         return status
 
 
@@ -300,19 +307,74 @@ class RemoveSegments(Operation[list[str]]):
 
 @dataclass
 class BeginAttempt(Operation[int | None]):
-    """Start a conversion, unless the entry does not wait for one any more."""
+    """Start a conversion, unless the entry does not wait for one any more.
+
+    ``attempt``: the number that it must get, 0 for any. With it, what was read of the entry some time ago can
+    start one conversion, however often it is tried.
+    """
 
     id: str
     cause: str
+    attempt: int = 0
     code: str = ""
 
     def run(self, txn: Transaction) -> int | None:
         """One event; the attempt's number, or None where the entry was superseded or taken meanwhile."""
         status, attempts = txn.state(self.id)
-        if status not in WAITING:
+        if status not in WAITING or (self.attempt and self.attempt != attempts + 1):
             return None
         txn.record(AttemptStarted(id=self.id, attempt=attempts + 1, cause=self.cause, code=self.code))
         return attempts + 1
+
+
+@dataclass
+class Route(Operation[bool]):
+    """Give an entry of ``unrouted`` the converter that was found; '' where none was. Returns whether it did.
+
+    It does not where the entry was superseded or routed meanwhile. ``asked``: what each converter said.
+    """
+
+    id: str
+    converter: str
+    confidence: float
+    asked: dict[str, str]
+
+    def run(self, txn: Transaction) -> bool:
+        """One event, or none."""
+        entry = txn.entry(self.id)
+        is_routed = any(isinstance(event, Routed) and event.id == self.id for event in txn.events)
+        if is_routed or txn.state(self.id)[0] is not Status.PENDING or txn.converter_name(entry) != UNROUTED:
+            return False
+        name = self.converter or UNROUTED
+        table = txn.config.converters.get(name, ConverterConfig())
+        status, reason, due_ms = status_for(table, entry.name, txn.now_ms)
+        if not self.converter and status is Status.ARCHIVED:
+            reason = NO_CONVERTER_REASON
+        if due_ms:
+            due_ms = txn.now_ms  # it was left alone for its settle time already
+        txn.record(
+            Routed(
+                id=self.id, converter=name, status=status, reason=sound(reason), due_ms=due_ms,
+                confidence=self.confidence, asked={each: sound(text) for each, text in self.asked.items()},
+            )
+        )  # fmt: skip
+        return True
+
+
+@dataclass
+class Retry(Operation[str]):
+    """Convert an entry again, now, because a person asks for it; returns why not, '' where it is done."""
+
+    id: str
+    actor: Actor | None = None
+
+    def run(self, txn: Transaction) -> str:
+        """One event, or none. Raises ``UnknownEntryError``."""
+        entry = txn.entry(self.id)
+        reason = why_not_again(txn.config, txn.converter_name(entry), entry, txn.state(self.id)[0])
+        if not reason:
+            txn.record(Retried(id=self.id, due_ms=txn.now_ms, actor=self.actor))
+        return reason
 
 
 @dataclass

@@ -2,14 +2,16 @@
 
 import contextlib
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
-from archivefs import attributes, names
+from archivefs import attributes, folders, names
 from archivefs.archive import Archive
 from archivefs.catalog.rows import Entry
 from archivefs.errors import DestinationExistsError
-from archivefs.store.durable import sync_dir
+from archivefs.folders import Packed
+from archivefs.store.durable import sync_dir, sync_file
 
 
 def target_of(entry: Entry, dest: Path, *, single: bool) -> bytes:
@@ -34,6 +36,9 @@ def restore(archive: Archive, entry: Entry, target: bytes) -> None:
     if os.path.lexists(target):
         raise DestinationExistsError(f"{names.text(target)} exists; nothing was overwritten")
     folder = os.path.dirname(target)  # noqa: PTH120  names are bytes
+    if entry.members:
+        _restore_folder(archive, entry, target, folder)
+        return
     fd, temporary = tempfile.mkstemp(prefix=b".restore-", dir=folder)
     try:
         try:
@@ -50,6 +55,30 @@ def restore(archive: Archive, entry: Entry, target: bytes) -> None:
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)  # noqa: PTH108  names are bytes
+    sync_dir(Path(os.fsdecode(folder)))
+
+
+def _restore_folder(archive: Archive, entry: Entry, target: bytes, folder: bytes) -> None:
+    """The same for a source that is a folder."""
+    made = tempfile.mkdtemp(prefix=b".restore-", dir=folder)
+    try:
+        with tempfile.TemporaryFile(dir=folder) as tar:
+            archive.copy_source(entry, tar.fileno())
+            members = [Packed(*member[1:]) for member in archive.reader.members(entry.n)]
+            folders.unpack(tar.fileno(), members, made)
+        for below, _, files in os.walk(made):
+            for name in files:
+                sync_file(Path(os.fsdecode(below + b"/" + name)))
+            sync_dir(Path(os.fsdecode(below)))
+        os.chmod(made, entry.mode & 0o777 | 0o700)  # noqa: PTH101  names are bytes
+        os.utime(made, ns=(entry.mtime_ns, entry.mtime_ns))
+        try:
+            os.mkdir(target)  # noqa: PTH102
+        except FileExistsError:
+            raise DestinationExistsError(f"{names.text(target)} exists; nothing was overwritten") from None
+        os.replace(made, target)  # noqa: PTH105  an empty folder is replaced in one step
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
     sync_dir(Path(os.fsdecode(folder)))
 
 

@@ -217,12 +217,12 @@ def _given(value: object) -> object:
     """A table without what is the default anyway; anything else as it is."""
     if not isinstance(value, dict):
         return value
-    kind = SubmitConfig(kind=value["kind"]) if "kind" in value else ConverterConfig()
-    defaults = msgspec.to_builtins(kind)
+    is_submit = value.get("kind") in ("http", "directory", "command")
+    defaults = msgspec.to_builtins(SubmitConfig(kind=value["kind"]) if is_submit else ConverterConfig())
     return {
         key: _given(each)
         for key, each in value.items()
-        if key == "kind" or key not in defaults or each != defaults[key]
+        if (is_submit and key == "kind") or key not in defaults or each != defaults[key]
     }
 
 

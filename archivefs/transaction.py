@@ -25,6 +25,8 @@ from archivefs.events import (
     Event,
     Location,
     Move,
+    Retried,
+    Routed,
     Status,
     encode,
 )
@@ -129,9 +131,7 @@ class Transaction:
     def state(self, id_: str) -> tuple[Status, int]:
         """Status and number of attempts, this group's events included. Raises ``UnknownEntryError``."""
         if id_ not in self._overlay:
-            entry = self._reader.by_id(id_)
-            if entry is None:
-                raise UnknownEntryError(f'no entry with id "{id_}"')
+            entry = self.entry(id_)
             self._overlay[id_] = (entry.status, entry.attempts)
         return self._overlay[id_]
 
@@ -145,9 +145,15 @@ class Transaction:
     def quarantined(self, id_: str) -> Entry:
         """The entry, which must be in quarantine. Raises ``ArchiveError``."""
         status = self.state(id_)[0]
-        entry = self._reader.by_id(id_)
-        if status is not Status.QUARANTINED or entry is None:
+        if status is not Status.QUARANTINED:
             raise ArchiveError(f"{id_} is not quarantined: its status is {status}")
+        return self.entry(id_)
+
+    def entry(self, id_: str) -> Entry:
+        """The entry as it was before this group. Raises ``UnknownEntryError``."""
+        entry = self._reader.by_id(id_)
+        if entry is None:
+            raise UnknownEntryError(f'no entry with id "{id_}"')
         return entry
 
     def source_sha256(self, id_: str) -> str:
@@ -177,6 +183,10 @@ class Transaction:
                 self._overlay[event.id] = (event.status, event.attempt)
             case Adopted():
                 self._overlay[event.id] = (event.status, self.state(event.id)[1])
+            case Routed():
+                self._overlay[event.id] = (event.status, self.state(event.id)[1])
+            case Retried():
+                self._overlay[event.id] = (Status.PENDING, self.state(event.id)[1])
             case Dropped():
                 self._overlay[event.id] = (Status.REJECTED, self.state(event.id)[1])
 

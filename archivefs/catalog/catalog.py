@@ -17,7 +17,7 @@ import apsw
 import msgspec
 
 from archivefs import names
-from archivefs.catalog import outbox
+from archivefs.catalog import naming, outbox
 from archivefs.errors import OtherSchemaError
 from archivefs.events import (
     STATUSES,
@@ -39,6 +39,8 @@ from archivefs.events import (
     Rebuilt,
     Repacked,
     Repaired,
+    Retried,
+    Routed,
     SegmentsRemoved,
     Status,
     TailCut,
@@ -47,6 +49,7 @@ from archivefs.events import (
     Verified,
     Voided,
 )
+from archivefs.routing import UNROUTED
 
 SCHEMA_VERSION = 5
 PAGE_CACHE_KIB = 16_000
@@ -57,12 +60,17 @@ DROP_REASON = "dropped from quarantine"
 """``reason`` of an entry that a person found to be worth nothing."""
 VOID_REASON = "its content is not on the disk"
 """``reason`` of an entry whose record the journal knows and the disk has not."""
+RETRY_REASON = "a person asked for another conversion"
+"""``reason`` of an entry from the moment of asking until that conversion begins."""
 _NUMBER = {status: number for number, status in enumerate(STATUSES)}
 _EPOCH = date(1970, 1, 1).toordinal()
 
 
 class Change(NamedTuple):
-    """What a commit did to one entry, for those who cache it. ``before`` is None for a new entry."""
+    """What a commit did to one entry, for those who cache it. ``before`` is None for a new entry.
+
+    ``left`` is the number of the converter from which it was routed to this one, else 0.
+    """
 
     n: int
     id: str
@@ -70,6 +78,7 @@ class Change(NamedTuple):
     day: int
     before: Status | None
     after: Status
+    left: int = 0
 
 
 def day_number(day: str) -> int:
@@ -205,12 +214,16 @@ class Catalog:
                 return self._attempt_started(event)
             case AttemptFinished():
                 return self._attempt_finished(event)
+            case Routed():
+                return self._routed(event)
+            case Retried():
+                return self._decided(event.id, Status.PENDING, RETRY_REASON, event.due_ms, event.seq)
             case Touched():
                 return self._touched(event)
             case Voided():
                 return self._voided(event)
             case Adopted():
-                return self._decided(event.id, event.status, "", event.due_ms, event.seq)
+                return self._decided(event.id, event.status, event.reason, event.due_ms, event.seq)
             case Dropped():
                 return self._decided(event.id, Status.REJECTED, self._dropped(event), 0, event.seq)
             case DeliveryAttempted():
@@ -253,14 +266,13 @@ class Catalog:
         converter_id = self._converter_id(event.converter)
         day = day_number(event.day)
 
-        def taken(candidate: bytes) -> bool:
-            sql = "SELECT 1 FROM entries WHERE converter_id = ? AND day = ? AND flat_name = ?"
-            return self.db.execute(sql, (converter_id, day, candidate)).get is not None
-
-        place, flat_name = event.location, names.first_free(name, taken)
+        place, flat_name = event.location, naming.flat_name(self.db, name, converter_id, day)
         # Nobody else has its label: who has the same name came later, and others have a number or are cut.
         is_first = flat_name == name and b"~" not in name and len(name) <= SHORT_NAME
-        twin = 1 if is_first else self._twin(event, name, converter_id, day)
+        if is_first and event.converter != UNROUTED:  # from there others may have left, and freed their names
+            twin = 1
+        else:
+            twin = self._twin(event.captured_ms, event.sha256[:6], name, converter_id, day)
         row = (
             event.id, converter_id, day, _NUMBER[event.status], name,
             names.original(event.folder, event.folder_hex), flat_name,
@@ -268,10 +280,18 @@ class Catalog:
             event.mtime_ns, event.mode, event.uid, event.gid, event.captured_ms, event.reason,
             msgspec.json.encode(event.xattrs).decode(), "",
             event.due_ms, 0, event.seq, self._segment_id(place), place.offset, place.header,
-            place.stored, place.length,
+            place.stored, place.length, -1.0, len(event.members),
         )  # fmt: skip
         self.db.execute(f"INSERT INTO entries VALUES (NULL{', ?' * len(row)})", row)
         n = self.db.last_insert_rowid()
+        self.db.executemany(
+            "INSERT INTO members VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [
+                (n, ordinal, names.original(each.path, each.path_hex), each.mode, each.size, each.mtime_ns,
+                 each.offset)
+                for ordinal, each in enumerate(event.members, 1)
+            ],
+        )  # fmt: skip
         self._count(converter_id, day, event.status, 1, event.size, place.length)
         changes = [Change(n, event.id, converter_id, day, None, event.status)]
         for earlier in event.supersedes:
@@ -279,29 +299,34 @@ class Catalog:
             changes += self._move(earlier, Status.SUPERSEDED, 0, event.seq)
         return changes
 
-    def _twin(self, event: Captured, name: bytes, converter_id: int, day: int) -> int:
-        """The first number that gives its directory a name which no other entry of that day has.
+    def _twin(self, captured_ms: int, digits: str, name: bytes, converter_id: int, day: int) -> int:
+        return naming.twin(self.db, ZoneInfo(self.timezone), captured_ms, digits, name, converter_id, day)
 
-        Others in question have the same six hex digits and were captured in the same second of the local
-        clock; where clocks are set back, that is one of two.
-        """
-        zone = ZoneInfo(self.timezone)
-        local = datetime.fromtimestamp(event.captured_ms // 1000, zone)
-        clock, digits = names.clock(local), event.sha256[:6]
-        starts = {int(local.replace(fold=fold).timestamp()) * 1000 for fold in (0, 1)}
-        taken = {
-            names.entry_label(clock, digits, row[0], row[1])
-            for start in starts
-            for row in self.db.execute(
-                "SELECT name, twin FROM entries WHERE hex = ? AND captured_ms BETWEEN ? AND ?"
-                " AND converter_id = ? AND day = ?",
-                (digits, start, start + 999, converter_id, day),
-            )
-        }
-        twin = 1
-        while names.entry_label(clock, digits, name, twin) in taken:
-            twin += 1
-        return twin
+    def _routed(self, event: Routed) -> list[Change]:
+        """Under another converter an entry needs other names."""
+        row = self.db.execute(
+            "SELECT n, converter_id, day, status, size, length, name, captured_ms, hex FROM entries"
+            " WHERE id = ?",
+            (event.id,),
+        ).get
+        if row is None:
+            return []
+        n, left, day, number, size, length, name, captured_ms, digits = row
+        before, converter_id = STATUSES[number], self._converter_id(event.converter)
+        if converter_id == left:
+            return self._decided(event.id, event.status, event.reason, event.due_ms, event.seq)
+        self.db.execute(
+            "UPDATE entries SET converter_id = ?, flat_name = ?, twin = ?, status = ?, reason = ?,"
+            " due_ms = ?, confidence = ?, changed_seq = ? WHERE n = ?",
+            (
+                converter_id, naming.flat_name(self.db, name, converter_id, day),
+                self._twin(captured_ms, digits, name, converter_id, day), _NUMBER[event.status],
+                event.reason, event.due_ms, event.confidence, event.seq, n,
+            ),
+        )  # fmt: skip
+        self._count(left, day, before, -1, -size, -length)
+        self._count(converter_id, day, event.status, 1, size, length)
+        return [Change(n, event.id, converter_id, day, before, event.status, left)]
 
     def _move(self, id_: str, after: Status, due_ms: int, seq: int) -> list[Change]:
         """Give an entry another status, and keep the totals."""
@@ -406,7 +431,9 @@ class Catalog:
 
     def _attempt_started(self, event: AttemptStarted) -> list[Change]:
         started_ms = int(datetime.fromisoformat(event.at).timestamp() * 1000)
-        self.db.execute("UPDATE entries SET attempts = ? WHERE id = ?", (event.attempt, event.id))
+        self.db.execute(
+            "UPDATE entries SET attempts = ?, reason = '' WHERE id = ?", (event.attempt, event.id)
+        )
         self.db.execute(
             "INSERT INTO attempts SELECT n, ?, ?, '', ?, 0, '', '{}', '', '[]', ? FROM entries WHERE id = ?",
             (event.attempt, event.cause, started_ms, event.code, event.id),

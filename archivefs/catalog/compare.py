@@ -17,6 +17,7 @@ TABLES = (
     "dictionaries",
     "segments",
     "entries",
+    "members",
     "attempts",
     "contents",
     "outbox",

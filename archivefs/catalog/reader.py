@@ -13,7 +13,17 @@ from archivefs import names
 from archivefs.catalog import conditions
 from archivefs.catalog.catalog import DROP_REASON, VOID_REASON, connect, day_number, day_text, status_number
 from archivefs.catalog.outbox import OutboxReader
-from archivefs.catalog.rows import Attempt, CodeRow, DictionaryRow, Entry, Record, Source, Stored, Total
+from archivefs.catalog.rows import (
+    Attempt,
+    CodeRow,
+    DictionaryRow,
+    Entry,
+    MemberRow,
+    Record,
+    Source,
+    Stored,
+    Total,
+)
 from archivefs.errors import CatalogError, UnknownEntryError
 from archivefs.events import STATUSES, Location, Status
 from archivefs.query import Query
@@ -102,13 +112,19 @@ class Reader:
                     return entry
         return None
 
-    def newest_with_content(self, converter: str, name: bytes, sha256: str) -> Entry | None:
-        """The newest entry of that name, in whatever folder, with exactly this content."""
+    def newest_with_content(
+        self, converter: str, name: bytes, sha256: str, folder: bytes | None = None
+    ) -> Entry | None:
+        """The newest entry of that name with exactly this content, of a converter ('': of any).
+
+        One that was saved in ``folder`` comes before those of others.
+        """
         return self._one(
             # +: SQLite would rather go through all entries of the converter.
-            "hex = ? AND sha256 = ? AND name = ? AND +converter_id ="
-            " (SELECT converter_id FROM converters WHERE name = ?) ORDER BY n DESC LIMIT 1",
-            sha256[:6], sha256, name, converter,
+            "hex = ?1 AND sha256 = ?2 AND name = ?3 AND (?4 = '' OR +converter_id ="
+            " (SELECT converter_id FROM converters WHERE name = ?4))"
+            " ORDER BY folder = ?5 DESC, n DESC LIMIT 1",
+            sha256[:6], sha256, name, converter, folder,
         )  # fmt: skip
 
     def places_of_content(self, converter: str, sha256: str) -> set[tuple[bytes, bytes, int]]:
@@ -120,8 +136,28 @@ class Reader:
         )
         return {(folder, name, mtime_ns) for folder, name, mtime_ns in rows}
 
+    def newest_of_place(self, converter: str, folder: bytes, name: bytes) -> Entry | None:
+        """The newest entry of a name that was saved in a folder of a converter ('': of any).
+
+        Reads all entries of the converter.
+        """
+        where = (
+            "converter_id = (SELECT converter_id FROM converters WHERE name = ?1)" if converter else "?1 = ''"
+        )
+        return self._one(
+            f"{where} AND folder = ?2 AND name = ?3 ORDER BY n DESC LIMIT 1", converter, folder, name
+        )
+
     def newest_of_names(self, converter: str, wanted: Set[bytes]) -> dict[bytes, Entry]:
-        """The newest entry of each name, among those of the converter's last two days; reads all of these."""
+        """The newest entry of each name, among those of the converter's last two days; reads all of these.
+
+        With '' of all converters.
+        """
+        if not converter:
+            others = [row[0] for row in self.db.execute("SELECT name FROM converters")]
+            found = [self.newest_of_names(each, wanted).values() for each in others]
+            every = sorted((entry for each in found for entry in each), key=lambda entry: entry.n)
+            return {entry.name: entry for entry in every}
         converter_id = self.converter_id(converter)
         days = self.groups("day", {"converter_id": (converter_id, converter_id)}) if converter_id else []
         rows = self.db.execute(
@@ -151,10 +187,10 @@ class Reader:
 
     def flat_page(
         self, converter_id: int, day: int, status: Status, after: int, limit: int
-    ) -> list[tuple[int, bytes, int, int, int]]:
-        """``(n, flat name, size, length, mtime_ns)`` of the same; a few columns are read fast."""
+    ) -> list[tuple[int, bytes, int, int, int, int]]:
+        """``(n, flat name, size, length, mtime_ns, members)`` of the same; a few columns are read fast."""
         rows = self.db.execute(
-            "SELECT n, flat_name, size, length, mtime_ns FROM entries"
+            "SELECT n, flat_name, size, length, mtime_ns, members FROM entries"
             " WHERE converter_id = ? AND day = ? AND status = ? AND n > ? ORDER BY n LIMIT ?",
             (converter_id, day, status_number(status), after, limit),
         )
@@ -192,17 +228,24 @@ class Reader:
         )
         return [Entry(*row) for row in rows]
 
-    def due(self, now_ms: int) -> Iterator[Entry]:
-        """Entries whose next conversion is due, earliest first."""
+    def due(self, converter_id: int, now_ms: int) -> Iterator[Entry]:
+        """Entries of a converter whose next conversion is due, earliest first."""
         rows = self.db.execute(
-            "SELECT * FROM entries WHERE due_ms > 0 AND due_ms <= ? ORDER BY due_ms, n", (now_ms,)
+            "SELECT * FROM entries WHERE converter_id = ? AND due_ms > 0 AND due_ms <= ? ORDER BY due_ms, n",
+            (converter_id, now_ms),
         )
         return (Entry(*row) for row in rows)
 
-    def next_due_ms(self, after_ms: int) -> int | None:
-        """The time of the earliest conversion that is due later than ``after_ms``."""
+    def due_count(self, now_ms: int) -> int:
+        """How many entries are due, of all converters."""
+        sql = "SELECT count(*) FROM entries WHERE due_ms > 0 AND due_ms <= ?"
+        return int(self.db.execute(sql, (now_ms,)).get)
+
+    def next_due_ms(self, converter_id: int, after_ms: int) -> int | None:
+        """The time of a converter's earliest conversion that is due later than ``after_ms``."""
         due: int | None = self.db.execute(
-            "SELECT min(due_ms) FROM entries WHERE due_ms > 0 AND due_ms > ?", (after_ms,)
+            "SELECT min(due_ms) FROM entries WHERE converter_id = ? AND due_ms > 0 AND due_ms > ?",
+            (converter_id, after_ms),
         ).get
         return due
 
@@ -219,6 +262,14 @@ class Reader:
         """The attempts of an entry, oldest first."""
         rows = self.db.execute("SELECT * FROM attempts WHERE n = ? ORDER BY attempt", (n,))
         return [Attempt(*row) for row in rows]
+
+    def members(self, n: int) -> list[MemberRow]:
+        """What is in a source that is a folder, in the order of path."""
+        rows = self.db.execute(
+            "SELECT ordinal, path, mode, size, mtime_ns, offset FROM members WHERE n = ? ORDER BY ordinal",
+            (n,),
+        )
+        return [MemberRow(*row) for row in rows]
 
     def contents(self, n: int) -> list[Stored]:
         """Logs and reports of an entry's attempts, in the order of attempt and ordinal."""
@@ -338,11 +389,14 @@ class Reader:
         """The records of a segment in the order of offset, of entries captured at or after ``since_ms``."""
         number = self.db.execute("SELECT segment_id FROM segments WHERE name = ?", (segment,)).get
         place = self.place_of(segment)
-        # All records of a segment are of one converter and day, for which there is an index.
+        # All records of a segment are of one converter and day, for which there is an index; but those that
+        # were routed to another since, for which there is another.
         here = "converter_id = ?4 AND day = ?5 AND" if place else ""
         rows = self.db.execute(
             "SELECT id, offset, length, size, sha256, 0, 0 FROM entries"
-            f" WHERE {here} segment_id = ?1 AND captured_ms >= ?2 AND reason != ?3"
+            f" WHERE {here} segment_id = ?1 AND confidence < 0 AND captured_ms >= ?2 AND reason != ?3"
+            " UNION ALL SELECT id, offset, length, size, sha256, 0, 0 FROM entries"
+            " WHERE segment_id = ?1 AND confidence >= 0 AND captured_ms >= ?2 AND reason != ?3"
             " UNION ALL SELECT id, c.offset, c.length, c.size, c.sha256, c.attempt, c.ordinal"
             " FROM entries JOIN contents c USING (n)"
             f" WHERE {here} c.segment_id = ?1 AND captured_ms >= ?2 ORDER BY 2",
@@ -356,7 +410,9 @@ class Reader:
         place = self.place_of(segment)
         here = "converter_id = ?4 AND day = ?5 AND" if place else ""
         found = self.db.execute(
-            f"SELECT EXISTS (SELECT 1 FROM entries WHERE {here} segment_id = ?1"
+            f"SELECT EXISTS (SELECT 1 FROM entries WHERE {here} segment_id = ?1 AND confidence < 0"
+            " AND NOT (status = ?2 AND reason = ?3))"
+            " OR EXISTS (SELECT 1 FROM entries WHERE segment_id = ?1 AND confidence >= 0"
             " AND NOT (status = ?2 AND reason = ?3))"
             f" OR EXISTS (SELECT 1 FROM entries JOIN contents c USING (n) WHERE {here} c.segment_id = ?1)",
             (number, status_number(Status.REJECTED), VOID_REASON, *(place or ())),

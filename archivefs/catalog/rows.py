@@ -43,6 +43,8 @@ class Entry(NamedTuple):
     header: int
     stored: int
     length: int
+    confidence: float
+    members: int
 
     @property
     def status(self) -> Status:
@@ -83,11 +85,23 @@ class Source(NamedTuple):
     header: int
     stored: int
     length: int
+    members: int
 
     @property
     def status(self) -> Status:
         """Where the entry stands."""
         return STATUSES[self.status_number]
+
+
+class MemberRow(NamedTuple):
+    """One row of ``members`` without its entry, in the order of the table's columns."""
+
+    ordinal: int
+    path: bytes
+    mode: int
+    size: int
+    mtime_ns: int
+    offset: int
 
 
 class Attempt(NamedTuple):

@@ -74,21 +74,38 @@ CREATE TABLE entries (
     offset       INTEGER NOT NULL,    -- of the record in the segment
     header       INTEGER NOT NULL,    -- length of its header frame
     stored       INTEGER NOT NULL,    -- length of its content frames
-    length       INTEGER NOT NULL     -- length of the whole record
+    length       INTEGER NOT NULL,    -- length of the whole record
+    confidence   REAL NOT NULL,       -- of the converter that it was given after its capture, from 0 to 1; -1: none was.
+                                      --   The record of such a source may lie in a segment of `unrouted`
+    members      INTEGER NOT NULL     -- how many files and folders are in a source that is a folder; 0: it is a file
 ) STRICT;
+
+CREATE TABLE members (              -- what is in sources that are folders
+    n        INTEGER NOT NULL REFERENCES entries,
+    ordinal  INTEGER NOT NULL,      -- 1, 2, ... in the order of path
+    path     BLOB NOT NULL,         -- relative to the folder, exact bytes
+    mode     INTEGER NOT NULL,      -- permission bits and kind: a file or a folder
+    size     INTEGER NOT NULL,      -- 0 for folders
+    mtime_ns INTEGER NOT NULL,      -- as its writer left it
+    offset   INTEGER NOT NULL,      -- where its bytes begin in the content, which is a tar
+    PRIMARY KEY (n, ordinal)
+) STRICT, WITHOUT ROWID;
+
 -- one page of any directory of entries
 CREATE INDEX entries_by_place ON entries (converter_id, day, status, n);
 -- an entry by its directory name, and by the beginning of its SHA-256
 CREATE INDEX entries_by_hex ON entries (hex, captured_ms);
 -- a source by its name in sources/
 CREATE UNIQUE INDEX entries_by_flat_name ON entries (converter_id, day, flat_name);
--- what waits for conversion
-CREATE INDEX entries_by_due ON entries (due_ms) WHERE due_ms > 0;
+-- sources in the segments of another converter
+CREATE INDEX entries_routed ON entries (segment_id) WHERE confidence >= 0;
+-- what waits for conversion, by its converter
+CREATE INDEX entries_by_due ON entries (converter_id, due_ms) WHERE due_ms > 0;
 
 CREATE TABLE attempts (
     n           INTEGER NOT NULL REFERENCES entries,
     attempt     INTEGER NOT NULL,   -- 1, 2, ...
-    cause       TEXT NOT NULL,      -- capture, retry
+    cause       TEXT NOT NULL,      -- an events.Cause; unknown
     outcome     TEXT NOT NULL,      -- an events.Outcome, '' while it runs
     started_ms  INTEGER NOT NULL,
     duration_ms INTEGER NOT NULL,

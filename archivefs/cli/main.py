@@ -31,6 +31,8 @@ COMMANDS: Mapping[str, _Command] = {
     "capture": _Command("capturing", "Archive files."),
     "import": _Command("capturing", "Archive a folder of old files, quickly."),
     "restore": _Command("moving", "Copy sources out, checked."),
+    "why": _Command("whereabouts", "What became of a file, and what happens next."),
+    "retry": _Command("retrying", "Convert again what failed."),
     "verify": _Command("checking", "Prove that everything is there and unaltered."),
     "quarantine": _Command("checking", "What was being written when the machine stopped."),
     "config": _Command("configuring", "The configuration: checked, shown, changed."),

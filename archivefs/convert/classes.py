@@ -18,6 +18,12 @@ from archivefs.convert.arguments import complete
 from archivefs.convert.protocol import Context, Result, Source, Validation
 
 Converter = Callable[[Path, dict[str, Any], int], Result]
+"""Converts a path with arguments, in an attempt; as attempt ``ASK`` it only says how sure it is."""
+ASK = 0
+"""The number of an attempt that only validates: its report has ``can_convert``, ``confidence``, ``message``.
+
+It is skipped by a class that has no ``validate``.
+"""
 PYWATS = "pywats_client"
 DETECTED = "detected_"
 TOLD = ("metadata", "records_processed", "processing_time_ms")
@@ -85,6 +91,17 @@ def _judged(verdict: Any, thresholds: Thresholds) -> Result | str:  # noqa: ANN4
     return ""
 
 
+def _told(verdict: Any) -> Result:  # noqa: ANN401  of either protocol
+    """A validation as a report."""
+    message = str(getattr(verdict, "message", "") or "")
+    said = {
+        "can_convert": bool(verdict.can_convert),
+        "confidence": float(verdict.confidence),
+        "message": message,
+    }
+    return Result.success(said)
+
+
 def _own(converter: Any, thresholds: Thresholds) -> Converter:  # noqa: ANN401  any object of the right shape
     schema: Mapping[str, Any] = getattr(converter, "arguments_schema", None) or {}
 
@@ -94,8 +111,14 @@ def _own(converter: Any, thresholds: Thresholds) -> Converter:  # noqa: ANN401  
             complete(schema, arguments), attempt, lambda message: print(message, flush=True)  # noqa: T201
         )  # fmt: skip
         warning = ""
+        if attempt == ASK and not hasattr(converter, "validate"):
+            return Result.skipped("it has no validate")
         if hasattr(converter, "validate"):
             verdict = converter.validate(source, context)
+            if attempt == ASK and not isinstance(verdict, Validation):
+                return Result.skipped("its validate gave no Validation")
+            if attempt == ASK:
+                return _told(verdict)
             if isinstance(verdict, Validation):
                 judged = _judged(verdict, thresholds)
                 if isinstance(judged, Result):
@@ -124,6 +147,8 @@ def _pywats(converter: Any, thresholds: Thresholds) -> Converter:  # noqa: ANN40
             reject_threshold=thresholds.reject,
         )
         verdict = converter.validate(source, context)
+        if attempt == ASK:
+            return _told(verdict)
         judged = _judged(verdict, thresholds)
         if isinstance(judged, Result):
             return judged

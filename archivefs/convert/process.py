@@ -36,14 +36,23 @@ DISMISS_SECONDS = 1.0
 """How long an idle worker may take to end by itself."""
 SMALL_BYTES = 256 << 10
 """What is read in the trio thread: copying it takes no longer than going to another."""
+OUTSIDE_SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Signals that others send: the kernel when memory runs out, a person, a machine that shuts down."""
 _SIGNALLED = 128
 """A program that ends with a higher status, as bubblewrap does, says that a signal ended another."""
 
 
 class WorkerError(ArchiveError):
-    """The worker did not answer as it must; the message is the attempt's error."""
+    """The worker did not answer as it must; the message is the attempt's error.
+
+    ``is_transient``: not by the doing of its converter.
+    """
 
     exit_code = 40
+
+    def __init__(self, message: str, *, is_transient: bool = False) -> None:
+        super().__init__(message)
+        self.is_transient = is_transient
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -177,10 +186,10 @@ class Worker:
             while b"\n" not in self._rest:
                 piece = await self._receive.receive_some()
                 if not piece or len(self._rest) > ANSWER_BYTES:
-                    raise WorkerError(await self._why_silent())
+                    raise await self._why_silent()
                 self._rest += piece
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            raise WorkerError(await self._why_silent()) from None
+            raise await self._why_silent() from None
         answer, _, self._rest = self._rest.partition(b"\n")
         return answer
 
@@ -206,18 +215,19 @@ class Worker:
             at += size
         return reports
 
-    async def _why_silent(self) -> str:
+    async def _why_silent(self) -> WorkerError:
         with trio.move_on_after(1):
             await self._wait()
             code = self._process.returncode
             number = -code if code < 0 else code - _SIGNALLED
             if number == signal.SIGXCPU:
-                return "the converter used more processor time than cpu_seconds allows"
+                return WorkerError("the converter used more processor time than cpu_seconds allows")
             if number in set(signal.Signals):
                 name = signal.Signals(number).name
-                return f"the worker was killed by {name}; too much memory is the usual reason"
-            return f"the converter ended the worker process with exit status {code}"
-        return "the worker gave no answer"
+                said = f"the worker was killed by {name}; too much memory is the usual reason"
+                return WorkerError(said, is_transient=number in OUTSIDE_SIGNALS)
+            return WorkerError(f"the converter ended the worker process with exit status {code}")
+        return WorkerError("the worker gave no answer")
 
     async def _wait(self) -> None:
         await trio.lowlevel.wait_readable(self._ended)

@@ -19,7 +19,10 @@ Reports = dict[str, Any] | Sequence[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Source:
-    """The file to convert, under its original name. It may be read as often as needed, not written."""
+    """The file or folder to convert, under its original name. It may be read as often as needed.
+
+    It must not be written.
+    """
 
     path: Path
 
@@ -29,9 +32,16 @@ class Source:
         return self.path.name
 
     @property
+    def files(self) -> list[Path]:
+        """All files of a folder, in the order of their paths; of a file, that alone."""
+        if not self.path.is_dir():
+            return [self.path]
+        return sorted(path for path in self.path.rglob("*") if path.is_file())
+
+    @property
     def size(self) -> int:
-        """Bytes."""
-        return self.path.stat().st_size
+        """Bytes; of a folder, of all its files together."""
+        return sum(path.stat().st_size for path in self.files)
 
     def read_bytes(self) -> bytes:
         """The whole content."""

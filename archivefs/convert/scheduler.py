@@ -1,34 +1,38 @@
 """Which entry is converted when: waits for what is due, runs it in the pool, records what came of it."""
 
-import itertools
 import logging
 import math
 import os
-import shutil
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import trio
 
+from archivefs import folders
 from archivefs.archive import Archive
 from archivefs.catalog.catalog import Change
-from archivefs.catalog.rows import Entry
+from archivefs.catalog.rows import Entry, MemberRow
 from archivefs.committer import Committer
 from archivefs.config import ConverterConfig
+from archivefs.convert import router
+from archivefs.convert.classes import ASK
 from archivefs.convert.pool import Pool
 from archivefs.convert.preparation import Preparation
-from archivefs.convert.process import Answer, Job, remove
+from archivefs.convert.process import Answer, Job, WorkerError, open_to_readers, remove
+from archivefs.convert.router import CannotAskError
 from archivefs.convert.snapshots import Code, Packed
+from archivefs.convert.verdict import cause_of, verdict
+from archivefs.convert.waiting import Place, Waiting
 from archivefs.errors import ArchiveError, SegmentMissingError
-from archivefs.events import WAITING, Location, Outcome, Status
+from archivefs.events import WAITING, Location, Outcome
 from archivefs.operations import BeginAttempt, FinishAttempt, KeepCode, Report
-from archivefs.store.durable import make_dirs
+from archivefs.routing import UNROUTED
+from archivefs.store.durable import make_dirs, remove_tree
 
 log = logging.getLogger(__name__)
 
-LOOK_AHEAD = 1000
-"""Due entries compared by priority at once; bounds the work of one look at the catalog."""
 TROUBLED_SECONDS = 10.0
 AHEAD_SECONDS = 0.5
 AHEAD_MOST = 128
@@ -36,16 +40,6 @@ AHEAD_BYTES = 1 << 20
 """So much work is begun before a worker is free for it: what is short waits for the disk much longer than it
 runs, and many commits at once cost hardly more than one (tools/bench, "convert"). Not with large sources, of
 which each takes room on the disk."""
-LOOK_SECONDS = 0.2
-"""How old the answer may be while there is a backlog; with none, every look is fresh."""
-_STATUS = {
-    Outcome.SUCCESS: Status.SUCCESS,
-    Outcome.FAILED: Status.FAILED,
-    Outcome.SUSPENDED: Status.SUSPENDED,
-    Outcome.SKIPPED: Status.SKIPPED,
-    Outcome.REJECTED: Status.REJECTED,
-    Outcome.INTERRUPTED: Status.PENDING,
-}
 
 
 class Scheduler:
@@ -59,10 +53,10 @@ class Scheduler:
         self._preparation = Preparation(archive.root.resolve(), self._work_dir, self._keep)
         self._unable: dict[str, float] = {}
         self._pace: dict[str, float] = {}
-        self._running: dict[int, Entry] = {}
+        self._running: dict[int, Place] = {}
         self._held: dict[str, int] = {}
-        self._ready: list[Entry] = []
-        self._looked = 0.0
+        self._places = [Place() for _ in range(archive.config.workers)]
+        self._waiting = Waiting(archive, self._may_start)
         self._wake = trio.Event()
         committer.on_change(self._changed)
 
@@ -96,7 +90,6 @@ class Scheduler:
                     self._wake = trio.Event()
                     try:
                         for entry in self._next():
-                            self._running[entry.n] = entry
                             nursery.start_soon(self._convert, entry)
                         pause = self._seconds_to_next()
                     except Exception:
@@ -108,58 +101,44 @@ class Scheduler:
             with trio.CancelScope(shield=True):
                 await self._pool.close()
 
-    def _next(self) -> list[Entry]:
-        """The entries to start now: as many as there are free workers, and some ahead."""
-        chosen: dict[int, Entry] = {}
-        slowest = max(map(self._seconds, self._running.values()), default=0.0)
-        looked = False
-        while True:
-            if not looked and (not self._ready or time.monotonic() - self._looked > LOOK_SECONDS):
-                self._look()
-                looked = True
-            if not self._ready:
-                break
-            entry = self._ready[-1]
-            slowest = max(slowest, self._seconds(entry))
-            if len(self._running) + len(chosen) >= self._archive.config.workers + ahead(slowest):
-                break
-            self._ready.pop()
-            if self._may_start(entry):
-                chosen[entry.n] = entry
-        return list(chosen.values())
+    def _next(self) -> Iterator[Entry]:
+        """The entries to start now: one in each free place, and some ahead of what is short there."""
+        for place in sorted(self._places, key=lambda each: each.running):
+            while place.running < 1 + self._ahead(place):
+                others = [each.converter_id for each in self._places if each.running and each is not place]
+                entry = self._waiting.take(place, others, AHEAD_BYTES)
+                if entry is None:
+                    break
+                self._running[entry.n] = place
+                place.running += 1
+                yield entry
 
-    def _seconds(self, entry: Entry) -> float:
-        """How long such conversions took lately; as long as can be where nobody knows, or it is large."""
-        return math.inf if entry.size > AHEAD_BYTES else self._pace.get(self._converter(entry), math.inf)
-
-    def _look(self) -> None:
-        """Ask the catalog what is due; the most urgent comes last."""
-        self._looked = time.monotonic()
-        due = self._archive.reader.due(self._archive.now_ms())
-        waiting = (entry for entry in due if self._may_start(entry))
-        self._ready = list(itertools.islice(waiting, LOOK_AHEAD))
-        self._ready.sort(key=lambda entry: (-self._config(entry).priority, -entry.due_ms, -entry.n))
+    def _ahead(self, place: Place) -> int:
+        """How many conversions may be begun in a place before the one that runs there ends."""
+        if not place.running:
+            return 0
+        pace = self._pace.get(self._archive.reader.converter_name(place.converter_id), math.inf)
+        return ahead(pace) // len(self._places)
 
     def _may_start(self, entry: Entry) -> bool:
-        """Not while it runs or is being written again; nor while archive.toml does not say with what.
+        """Not while it runs or is being written again; nor before archive.toml says how to convert it.
 
         Nor while its reports would find no room in the outbox.
         """
-        if entry.n in self._running or entry.id in self._held or not self._config(entry).run:
+        if entry.n in self._running or entry.id in self._held:
             return False
-        converter = self._converter(entry)
+        converter, config = self._converter(entry), self._config(entry)
         until = self._unable.get(converter)
         if until is not None and time.monotonic() < until:
             return False
-        return not self._archive.reader.outbox.is_full(converter, self._config(entry).submit)
+        if not config.run and not router.needs_routing(self._archive, entry):
+            return False
+        return not self._archive.reader.outbox.is_full(converter, config.submit)
 
     def _seconds_to_next(self) -> float:
-        now = self._archive.now_ms()
-        due = self._archive.reader.next_due_ms(now)
-        next_due = math.inf if due is None else (due - now) / 1000 + 0.001
         clock = time.monotonic()
         again = min((until - clock for until in self._unable.values() if until > clock), default=math.inf)
-        return min(next_due, again + 0.001)
+        return min(self._waiting.seconds_to_next(), again + 0.001)
 
     async def _prepare_all(self) -> None:
         """Say at the start, not at the first file, which converters cannot run."""
@@ -197,12 +176,15 @@ class Scheduler:
 
     async def _convert(self, entry: Entry) -> None:
         try:
-            cause = "capture" if entry.attempts == 0 else "retry"
+            if router.needs_routing(self._archive, entry):
+                await self._route(entry)
+                return
             converter = self._converter(entry)
             code = await self._prepared(converter, self._archive.converter_config(converter))
             if code is None:
                 return
-            attempt = await self._committer.submit(BeginAttempt(entry.id, cause, code.sha256))
+            begin = BeginAttempt(entry.id, cause_of(entry), entry.attempts + 1, code.sha256)
+            attempt = await self._committer.submit(begin)
             if attempt is not None:
                 await self._attempt(entry, attempt, code)
         except ArchiveError as error:
@@ -212,8 +194,28 @@ class Scheduler:
             log.exception("conversion of %s", entry.id)
             await trio.sleep(1)
         finally:
-            self._running.pop(entry.n, None)
+            self._running.pop(entry.n).running -= 1
             self._wake.set()
+
+    async def _route(self, entry: Entry) -> None:
+        """Find the converter of an entry; while one of those in question cannot run, it waits."""
+        try:
+            await self._committer.submit(await router.choose(self._archive, entry, self._ask))
+        except (CannotAskError, OSError) as error:
+            log.warning("%s waits for its converter, nobody can be asked: %s", entry.id, error)
+            self._unable[UNROUTED] = time.monotonic() + TROUBLED_SECONDS
+
+    async def _ask(self, entry: Entry, converter: str) -> tuple[Answer, list[bytes]]:
+        """What a converter says of a source, as its answer and reports."""
+        config = self._archive.converter_config(converter)
+        code = await self._prepared(converter, config)
+        if code is None:
+            raise CannotAskError(f"{converter} cannot run")
+        job = await self._extracted(entry, ASK, config)
+        try:
+            return await self._pool.convert(converter, config, code, job), job.reports
+        finally:
+            remove(job.source)
 
     async def _attempt(self, entry: Entry, attempt: int, code: Code) -> None:
         """Run the converter and record the end, whatever it is; cancellation is recorded too."""
@@ -225,13 +227,18 @@ class Scheduler:
             job = await self._extracted(entry, attempt, config)
             answer = await self._pool.convert(converter, config, code, job)
         except (ArchiveError, OSError) as error:
-            answer = Answer(outcome=Outcome.FAILED, error=str(error))
+            is_transient = (
+                error.is_transient if isinstance(error, WorkerError) else isinstance(error, OSError)
+            )
+            outcome = Outcome.TRANSIENT if is_transient else Outcome.FAILED
+            answer = Answer(outcome=outcome, error=str(error))
         except Exception as error:
             log.exception("conversion of %s", entry.id)
             answer = Answer(outcome=Outcome.FAILED, error=f"archivefs failed, see its log: {error}")
         finally:
             with trio.CancelScope(shield=True):
-                status, due_ms, error_text = self._verdict(entry, config, answer)
+                before = self._archive.reader.attempts(entry.n)
+                status, due_ms, error_text = verdict(config, answer, before, self._archive.now_ms())
                 taken = job.seconds if job is not None else 0.0
                 self._pace[converter] = 0.9 * self._pace.get(converter, taken) + 0.1 * taken
                 finish = FinishAttempt(
@@ -263,45 +270,49 @@ class Scheduler:
             await trio.sleep(delay)
             delay = min(2 * delay, 5)
 
-    def _verdict(self, entry: Entry, config: ConverterConfig, answer: Answer) -> tuple[Status, int, str]:
-        """Status, time of the next attempt (0: none) and error text that follow from an answer."""
-        error = answer.error
-        if answer.outcome is Outcome.INTERRUPTED:
-            return Status.PENDING, self._archive.now_ms(), error
-        if answer.outcome is not Outcome.SUSPENDED:
-            return _STATUS[answer.outcome], 0, error
-        before = self._archive.reader.attempts(entry.n)
-        suspended = 1 + sum(attempt.outcome == Outcome.SUSPENDED for attempt in before)
-        if suspended > config.max_retries:
-            return Status.FAILED, 0, f"given up after {suspended} suspended attempts: {error}"
-        delay = config.retry_delay_seconds if answer.retry_after is None else answer.retry_after
-        return Status.SUSPENDED, self._archive.now_ms() + int(delay * 1000) + 1, error
-
     async def _extracted(self, entry: Entry, attempt: int, config: ConverterConfig) -> Job:
         """The archived source, laid out for a worker; looked for again where a repack moved it meanwhile."""
         place = self._archive.reader.location(entry)
+        members = self._archive.reader.members(entry.n) if entry.members else []
         try:
-            return await trio.to_thread.run_sync(self._extract, entry, place, attempt, config)
+            return await trio.to_thread.run_sync(self._extract, entry, place, members, attempt, config)
         except SegmentMissingError:
             moved = self._archive.reader.location(self._archive.reader.get(entry.id))
             if moved == place:
                 raise
-            return await trio.to_thread.run_sync(self._extract, entry, moved, attempt, config)
+            return await trio.to_thread.run_sync(self._extract, entry, moved, members, attempt, config)
 
-    def _extract(self, entry: Entry, place: Location, attempt: int, config: ConverterConfig) -> Job:
+    def _extract(
+        self, entry: Entry, place: Location, members: list[MemberRow], attempt: int, config: ConverterConfig
+    ) -> Job:
         """Lay the archived source out for a worker; its hash is checked on the way."""
         source = self._work_dir / str(entry.n)
-        fd = os.open(source, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            if members:
+                self._unpack(entry, place, members, source)
+            else:
+                self._copy(entry, place, source)
+            open_to_readers(source)
+            os.utime(source, ns=(entry.mtime_ns, entry.mtime_ns))
+        except BaseException:
+            remove(source)
+            raise
+        return Job(source, os.fsdecode(entry.name), attempt, config.arguments)
+
+    def _copy(self, entry: Entry, place: Location, file: Path) -> None:
+        fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             self._archive.content.copy(place, entry.size, entry.sha256, fd)
-            os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
-            os.fchmod(fd, 0o444)
-        except BaseException:
-            source.unlink()
-            raise
         finally:
             os.close(fd)
-        return Job(source, os.fsdecode(entry.name), attempt, config.arguments)
+
+    def _unpack(self, entry: Entry, place: Location, members: list[MemberRow], folder: Path) -> None:
+        """Lay out a source that is a folder."""
+        with tempfile.TemporaryFile(dir=self._work_dir) as tar:
+            self._archive.content.copy(place, entry.size, entry.sha256, tar.fileno())
+            folder.mkdir(0o700)
+            packed = (folders.Packed(*member[1:]) for member in members)
+            folders.unpack(tar.fileno(), packed, os.fsencode(folder))
 
 
 def ahead(seconds: float) -> int:
@@ -313,8 +324,3 @@ def _reports(job: Job | None) -> list[Report]:
     """What a job gave, as ``report.json``, ``report-2.json``, ..."""
     given = enumerate(job.reports if job is not None else (), 1)
     return [Report("report.json" if n == 1 else f"report-{n}.json", data) for n, data in given]
-
-
-def remove_tree(folder: Path) -> None:
-    """Remove a folder; what cannot be removed now goes when the daemon starts again."""
-    shutil.rmtree(folder, ignore_errors=True)

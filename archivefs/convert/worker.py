@@ -43,6 +43,8 @@ EX_TEMPFAIL = 75
 """Exit status by which a command says "later" (sysexits.h)."""
 ERROR_CHARACTERS = 4000
 """Longest error text that an attempt keeps; its end is what is kept, there the reason stands."""
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM)
+"""Why a report cannot be written that is no fault of the report."""
 _LIMITS = {
     errno.ENOSPC: "; tmp_mb bounds what it may write",
     errno.EFBIG: "; tmp_mb bounds what it may write",
@@ -50,6 +52,10 @@ _LIMITS = {
     errno.EMFILE: "; open_files bounds how many it may open",
 }
 """Which limit an error number speaks of."""
+
+
+class MissingError(Exception):
+    """Something that the converter needs is not installed."""
 
 
 def load(run: str, program: str, thresholds: Thresholds) -> tuple[Converter, str]:
@@ -89,10 +95,13 @@ def _command(command: Sequence[str]) -> Converter:
 
     def convert(path: Path, arguments: dict[str, Any], _: int) -> Result:
         environment = os.environ | {"ARCHIVEFS_ARGUMENTS": json.dumps(arguments)}
-        done = subprocess.run(
-            [*command, str(path)],
-            env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False,
-        )  # fmt: skip
+        try:
+            done = subprocess.run(
+                [*command, str(path)],
+                env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False,
+            )  # fmt: skip
+        except FileNotFoundError as error:
+            raise MissingError(f"the program {program!r} cannot be started: {error}") from None
         said = done.stderr.decode("utf-8", "replace")
         print(said, end="", flush=True)  # noqa: T201  into the attempt's log
         if done.returncode == EX_TEMPFAIL:
@@ -140,7 +149,7 @@ def _explain(error: BaseException) -> str:
     """One readable line: what was raised, and where in the converter."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    if isinstance(error, NotAReportError | ArgumentsError):
+    if isinstance(error, NotAReportError | ArgumentsError | MissingError):
         return str(error)
     if isinstance(error, ModuleNotFoundError) and str(error.name).partition(".")[0] in (PYWATS, "pywats"):
         return (
@@ -154,6 +163,7 @@ def _explain(error: BaseException) -> str:
 
 def run_job(converter: Converter, job: dict[str, Any], setup: dict[str, Any]) -> dict[str, Any]:
     """One conversion; whatever happens in it becomes an answer. Without a name it was only to be loaded."""
+    result = None
     try:
         if job["name"] is None:
             getattr(converter, "check", bool)(job["arguments"])
@@ -163,7 +173,10 @@ def run_job(converter: Converter, job: dict[str, Any], setup: dict[str, Any]) ->
         sizes = _write_reports(result.reports, setup["out"], setup["report_bytes"])
     except Exception as error:
         _print_traceback()
-        return {"outcome": "failed", "error": _explain(error)[-ERROR_CHARACTERS:]}
+        is_missing = isinstance(error, ModuleNotFoundError | MissingError)
+        cannot_store = result is not None and isinstance(error, OSError) and error.errno in DISK_ERRORS
+        outcome = "transient" if is_missing or cannot_store else "failed"
+        return {"outcome": outcome, "error": _explain(error)[-ERROR_CHARACTERS:]}
     return {
         "outcome": str(result.outcome),
         "reports": sizes,
@@ -305,13 +318,16 @@ def main() -> NoReturn:
                     converter, version = load(setup["run"], setup["program"], thresholds)
             except Exception as error:
                 _print_traceback()
-                answer = {"outcome": "failed", "error": f"the converter does not load: {_explain(error)}"}
+                outcome = "transient" if isinstance(error, ImportError) else "failed"
+                answer = {"outcome": outcome, "error": f"the converter does not load: {_explain(error)}"}
             else:
                 answer = run_job(converter, job, setup)
         if os.getpid() != worker:
             os._exit(0)  # the converter forked, and this is the child
         traces.remove()
-        also = {"version": version, "retire": traces.remain(), "job": job["job"]}
+        # What is missing may have left half a module behind in this process.
+        retire = traces.remain() or answer["outcome"] == "transient"
+        also = {"version": version, "retire": retire, "job": job["job"]}
         line = json.dumps(answer | also, ensure_ascii=False)
         answers.write(line.encode("utf-8", "replace") + b"\n")
 

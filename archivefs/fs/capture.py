@@ -25,7 +25,9 @@ from archivefs.committer import Committer
 from archivefs.convert.scheduler import Scheduler
 from archivefs.errors import ArchiveError, ContentDamagedError
 from archivefs.events import FINAL, WAITING, Actor, Status
-from archivefs.fs.inbox import Inbox, InboxDir, InboxFile, InboxHandle, InboxItem, errno_of
+from archivefs.fs.folder_sources import FolderSources
+from archivefs.fs.inbox import Inbox, errno_of
+from archivefs.fs.inbox_items import InboxDir, InboxFile, InboxHandle, InboxItem
 from archivefs.operations import Capture, Receipt, Touch
 from archivefs.store.frames import Encoded, encode_file
 
@@ -44,11 +46,19 @@ RETRY_SECONDS = 5.0
 class Capturer:
     """Moves files from the inbox into the archive; one for each mount."""
 
-    def __init__(self, archive: Archive, committer: Committer, scheduler: Scheduler, inbox: Inbox) -> None:
+    def __init__(
+        self,
+        archive: Archive,
+        committer: Committer,
+        scheduler: Scheduler,
+        inbox: Inbox,
+        folder_sources: FolderSources,
+    ) -> None:
         self._archive = archive
         self._committer = committer
         self._scheduler = scheduler
         self._inbox = inbox
+        self._folder_sources = folder_sources
         self._spool_dir = archive.root / "staging"
         self._by_entry: dict[str, InboxFile] = {}
         self._aside: dict[bytes, str] = {}
@@ -112,23 +122,27 @@ class Capturer:
             self._set_timer(file, RETRY_SECONDS)
         finally:
             handle.close()
+            if handle.writable:
+                self._folder_sources.changed(file)
             if not file.writers and not self._is_due(file):
                 self.unhold(file)
             self._leave(file)
             self._inbox.drop_if_idle(file)
 
-    async def capture_path(self, file: InboxFile, name: bytes = b"", folder: bytes | None = None) -> None:
-        """Capture by its path; ``name`` and ``folder`` are what it is about to be renamed to."""
+    async def capture_path(self, file: InboxFile, target: InboxFile | None = None) -> None:
+        """Capture by its path; ``target`` is what it is about to be renamed to."""
         with self._opened(file) as fd:
-            await self._capture(file, fd, name, folder)
+            await self._capture(file, fd, target)
 
     def _is_due(self, file: InboxFile) -> bool:
         return file.dirty and not file.unlinked and not file.write_error and not file.is_junk
 
     async def _capture(
-        self, file: InboxFile, fd: int, name: bytes = b"", folder: bytes | None = None, quarantine: str = ""
+        self, file: InboxFile, fd: int, target: InboxFile | None = None, quarantine: str = ""
     ) -> None:
-        """Archive the bytes of ``fd`` as a version of ``file``; writers wait meanwhile."""
+        """Archive the bytes of ``fd`` as a version of ``file``, under ``target``'s name; writers wait."""
+        target = target or file
+        converter = target.converter
         file.capturing = done = trio.Event()
         was_dirty, file.dirty = file.dirty, False
         try:
@@ -138,10 +152,9 @@ class Capturer:
                 content = os.pread(fd, facts.st_size, 0)
             else:
                 pack = self._archive.packing.file
-                content = await trio.to_thread.run_sync(pack, file.converter, fd, self._spool_dir)
+                content = await trio.to_thread.run_sync(pack, converter, fd, self._spool_dir)
             operation = Capture(
-                converter=file.converter, name=name or file.name,
-                folder=file.folder if folder is None else folder,
+                converter=converter, name=target.name, folder=target.folder,
                 content=content, mtime_ns=facts.st_mtime_ns,
                 mode=(facts.st_mode if file.mode is None else file.mode) & 0o7777,
                 uid=facts.st_uid, gid=facts.st_gid, supersedes=self._superseded(file),
@@ -174,6 +187,7 @@ class Capturer:
         file.leave_at = None
         file.replaces = []
         self.watch(file, receipt.id, receipt.status)
+        self._folder_sources.changed(file, file.actor)
 
     def watch(self, file: InboxFile, id_: str, status: Status) -> None:
         """Connect a file with the entry of its content; it leaves when that has come to its end."""
@@ -203,8 +217,10 @@ class Capturer:
             else:
                 item.replaces += self._replaced_by(target, self._inbox.find(parent, name))
                 if item.writers == 0 or not item.dirty:
-                    await self.capture_path(item, name, target.folder)
+                    await self.capture_path(item, target)
+        self._folder_sources.changed(item)
         replaced = self._inbox.rename(item, parent, name)
+        self._folder_sources.changed(item)
         if replaced is not None:
             self.unhold(replaced)
         if isinstance(item, InboxDir):
@@ -231,10 +247,13 @@ class Capturer:
 
     def unlink(self, parent: InboxDir, name: bytes) -> None:
         """A program removed a file; the conversion of what was archived of it goes on."""
-        self.unhold(self._inbox.unlink(parent, name))
+        file = self._inbox.unlink(parent, name)
+        self._folder_sources.changed(file)
+        self.unhold(file)
 
     async def attributes_changed(self, file: InboxFile) -> None:
         """mtime, mode or owner were set after the capture: the entry learns of it."""
+        self._folder_sources.changed(file)
         if file.entry_id and not file.dirty:
             facts = os.lstat(self._inbox.path(file))
             mode = (facts.st_mode if file.mode is None else file.mode) & 0o7777
@@ -265,7 +284,11 @@ class Capturer:
     def _ended(self, file: InboxFile) -> None:
         """Nothing more happens with the entry by itself: the file goes after its linger time, or stays."""
         del self._by_entry[file.entry_id]
-        config = self._archive.converter_config(file.converter)
+        if file.source_key is not None:  # it stays as long as its folder
+            return
+        entry = self._archive.reader.by_id(file.entry_id)
+        name = self._archive.reader.converter_name(entry.converter_id) if entry else file.converter
+        config = self._archive.converter_config(name)
         if config.post_action == "archive":
             file.leave_at = trio.current_time() + config.linger_seconds
             self._set_timer(file, config.linger_seconds)
@@ -302,7 +325,7 @@ class Capturer:
         """Take a file out of the inbox, unless someone writes it again."""
         if file.leave_at is None or trio.current_time() < file.leave_at:
             return
-        if file.unlinked or file.dirty or file.writers or file.capturing:
+        if file.unlinked or file.dirty or file.writers or file.capturing is not None:
             return
         try:
             self._inbox.unlink(file.parent, file.name)
@@ -329,7 +352,7 @@ class Capturer:
         for file in self._inbox.staged():
             try:
                 if not await self._is_known(file):
-                    unknown[file.converter].append(file)
+                    unknown["" if file.is_at_top else file.converter].append(file)
             except OSError as error:
                 log.error("%r stays in staging: %s", file.parts, error)
         for converter, files in unknown.items():
@@ -348,7 +371,8 @@ class Capturer:
         with self._opened(file) as fd:
             encoded = await trio.to_thread.run_sync(encode_file, fd, 1, self._spool_dir)
         encoded.close()
-        entry = self._archive.reader.newest_with_content(file.converter, file.name, encoded.sha256)
+        converter = "" if file.is_at_top else file.converter  # from there it may have been routed to any
+        entry = self._archive.reader.newest_with_content(converter, file.name, encoded.sha256, file.folder)
         if entry is None:
             return False
         self.watch(file, entry.id, entry.status)

@@ -18,6 +18,7 @@ from archivefs.convert.scheduler import Scheduler
 from archivefs.errors import ArchiveError, ConnectionLostError, MountError, OutOfMemoryError
 from archivefs.fs import memory, mounts
 from archivefs.fs.capture import Capturer
+from archivefs.fs.folder_sources import FolderSources
 from archivefs.fs.frame_cache import LEAST_BYTES, FrameCache
 from archivefs.fs.inbox import Inbox
 from archivefs.fs.kernel import Invalidator, Kernel
@@ -79,7 +80,10 @@ class _Mount:
         self._tree = tree = Tree(archive, self._inbox, self._cache)
         self._committer.on_change(tree.changed)
         self._committer.on_change(Invalidator(archive, tree.levels, self._kernel).changed)
-        self._capturer = Capturer(archive, self._committer, self._scheduler, self._inbox)
+        self._folder_sources = FolderSources(archive, self._committer, self._inbox)
+        self._capturer = Capturer(
+            archive, self._committer, self._scheduler, self._inbox, self._folder_sources
+        )
         show = Presentation(
             uid=os.geteuid() if options.uid is None else options.uid,
             gid=os.getegid() if options.gid is None else options.gid,
@@ -98,6 +102,7 @@ class _Mount:
             writers.start_soon(self._committer.run)
             try:
                 await self._capturer.take_leftovers()
+                await self._folder_sources.take_leftovers()
                 await self._serve(ready)
                 await self._capturer.drain(everything=not self._stopped)
             finally:
@@ -118,6 +123,7 @@ class _Mount:
                 nursery.start_soon(self._scheduler.run)
                 nursery.start_soon(self._outbox.run)
                 nursery.start_soon(self._capturer.run)
+                nursery.start_soon(self._folder_sources.run)
                 nursery.start_soon(self._cache.run)
                 nursery.start_soon(self._keep_house)
                 nursery.start_soon(Schedule(self._archive, self._committer).run)

@@ -14,6 +14,7 @@ from archivefs.events import Location, Outcome, Status
 from archivefs.fs import inodes
 from archivefs.fs.frame_cache import ContentHandle, FrameCache
 from archivefs.fs.inodes import Kind, Slot
+from archivefs.fs.members import Index, Members, SourceFolder
 from archivefs.fs.node import (
     BRIEFLY,
     DIR_MODE,
@@ -30,7 +31,7 @@ from archivefs.fs.node import (
     while_in,
 )
 
-WITH_ERROR = (Outcome.FAILED, Outcome.SUSPENDED, Outcome.REJECTED)
+WITH_ERROR = (Outcome.FAILED, Outcome.SUSPENDED, Outcome.TRANSIENT, Outcome.REJECTED)
 """Outcomes after which error.txt stands beside the source."""
 
 
@@ -38,6 +39,8 @@ DESCRIBED = 512
 """How many entry.json are kept, 4 KB each: a listing asks for the size, a reader for the bytes."""
 
 
+INDEXED = 16
+"""Sources that are folders whose members are kept in memory, some 300 bytes for each member."""
 LOOKED_UP = 64
 """Sources whose rows are kept from a lookup to the open that follows it."""
 
@@ -47,9 +50,13 @@ def source_ino(n: int) -> int:
     return inodes.entry_part(Kind.FILE, n, 0, Slot.SOURCE)
 
 
-def source_attributes(n: int, size: int, length: int, mtime_ns: int, status: Status) -> Attributes:
+def source_attributes(
+    n: int, size: int, length: int, mtime_ns: int, members: int, status: Status
+) -> Attributes:
     """What stat shows of a source: its size, and the blocks that its record of ``length`` bytes takes."""
     known = while_in(status)
+    if members:
+        return Attributes(source_ino(n), DIR_MODE, 0, 0, mtime_ns, mtime_ns, None, None, known, known)
     return Attributes(
         source_ino(n), FILE_MODE, size, -(-length // 512), mtime_ns, mtime_ns, None, None, known, known
     )
@@ -97,7 +104,7 @@ class ContentFile(File):
         """``user.archivefs.*`` for sources."""
         return self._facts
 
-    def open(self) -> Handle:
+    def open(self) -> ContentHandle:
         """Read through the shared cache of frames."""
         return ContentHandle(self._cache, self.ino, self._place, self._size, self._locate)
 
@@ -134,6 +141,7 @@ class EntryNodes:
         self.archive = archive
         self.cache = cache
         self._looked_up: dict[int, Source] = {}
+        self._indexed = functools.lru_cache(INDEXED)(lambda n: Index(archive.reader.members(n)))
         self._described = functools.lru_cache(DESCRIBED)(self._describe)
 
     def _describe(self, entry: Entry) -> bytes:
@@ -156,6 +164,9 @@ class EntryNodes:
                 return AttemptsDir(self, n, last)
             case Kind.ATTEMPT:
                 return AttemptDir(self, n, attempt, last)
+            case Kind.MEMBER:
+                n, ordinal = inodes.member_parts(ino)
+                return self._members(self._source(n)).node(ordinal)
             case _:
                 return self._file(n, attempt, last)
 
@@ -182,8 +193,20 @@ class EntryNodes:
         for change in changes:
             self._looked_up.pop(change.n, None)
 
-    def source(self, source: Entry | Source) -> ContentFile:
-        """The source of an entry."""
+    def _members(self, source: Entry | Source) -> Members:
+        """What is in a source that is a folder."""
+        index = self._indexed(source.n)
+        return Members(source.n, index, lambda: self._content(source).open(), while_in(source.status))
+
+    def source(self, source: Entry | Source) -> ContentFile | SourceFolder:
+        """The source of an entry: a file, or a directory where it is a folder."""
+        if not source.members:
+            return self._content(source)
+        facts = describe.LazyXattrs(self.archive, source.n)
+        return SourceFolder(source_ino(source.n), self._members(source), source.mtime_ns, facts)
+
+    def _content(self, source: Entry | Source) -> ContentFile:
+        """The content of a source, as a file."""
         n = source.n
         if isinstance(source, Source):  # an open follows
             self._looked_up[n] = source

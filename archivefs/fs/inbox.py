@@ -9,199 +9,21 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-
-import trio
 
 from archivefs import names
 from archivefs.archive import Archive
 from archivefs.errors import ArchiveError, UnknownConverterError
-from archivefs.events import Actor
 from archivefs.fs import inodes
-from archivefs.fs.node import Attributes, Caller, Directory, Handle, Listed, Node
-from archivefs.store.durable import make_dirs, sync_up
+from archivefs.fs.inbox_items import InboxDir, InboxFile, InboxHandle, InboxItem
+from archivefs.fs.node import Caller
+from archivefs.store.durable import make_dirs
 
 log = logging.getLogger(__name__)
 
-KERNEL_SECONDS = 1.0
-"""How long the kernel may cache inbox names and attributes.
-
-Only it changes them, but files leave by themselves. It is not told of that: such a message waits for the lock
-of the folder, which a program may hold that waits for this process; killed then, both wait for ever.
-"""
 PATH_MAX = 4096
 """Longest path that Linux takes, with the zero behind it (linux/limits.h)."""
-THREAD_BYTES = 64 << 10
-"""Reads and writes from this size on go through a thread: they may wait for the disk."""
-
-
-class InboxItem(Node):
-    """A file or folder that the kernel knows or that is not archived yet."""
-
-    def __init__(self, ino: int, parent: "InboxDir | None", name: bytes) -> None:
-        self.ino = ino
-        self.parent = parent
-        self.name = name
-        self.lookups = 0
-        self.unlinked = False
-        self.mode: int | None = None
-
-    @property
-    def parts(self) -> list[bytes]:
-        """The names from the inbox down to this."""
-        found: list[bytes] = []
-        item: InboxItem = self
-        while item.parent is not None:
-            found.append(item.name)
-            item = item.parent
-        return found[::-1]
-
-    def shown(self, facts: os.stat_result) -> Attributes:
-        """The attributes of the file in staging as the inbox shows them."""
-        mode = facts.st_mode if self.mode is None else stat.S_IFMT(facts.st_mode) | self.mode
-        return Attributes(
-            self.ino, mode, facts.st_size if stat.S_ISREG(mode) else 0, facts.st_blocks,
-            facts.st_mtime_ns, facts.st_ctime_ns, facts.st_uid, facts.st_gid, KERNEL_SECONDS, KERNEL_SECONDS,
-        )  # fmt: skip
-
-
-class InboxFile(InboxItem):
-    """A file. ``dirty``: it holds bytes that are in no entry yet.
-
-    ``capturing`` is set while its bytes go into the archive; writers wait for it. ``entry_id`` is the entry
-    of its last captured version, ``held`` whether its conversion is put off by new writes, ``leave_at``
-    the trio time from which it may leave the inbox (None: not yet). ``write_error`` is the errno of a write
-    that failed: what the file holds since then is not what its program meant, so it is not captured.
-    ``replaces`` are entries of files whose name it took.
-    """
-
-    parent: "InboxDir"
-
-    def __init__(self, ino: int, parent: "InboxDir", name: bytes, inbox: "Inbox") -> None:
-        super().__init__(ino, parent, name)
-        self.inbox = inbox
-        self.dirty = False
-        self.write_error = 0
-        self.handles: list[InboxHandle] = []
-        self.capturing: trio.Event | None = None
-        self.entry_id = ""
-        self.replaces: list[str] = []
-        self.captured_ms = 0
-        self.held = False
-        self.leave_at: float | None = None
-        self.actor: Actor | None = None
-
-    @property
-    def writers(self) -> int:
-        """How many have it open for writing."""
-        return sum(handle.writable for handle in self.handles)
-
-    @property
-    def converter(self) -> str:
-        """The converter whose folder it is in."""
-        return os.fsdecode(self.parts[0])
-
-    @property
-    def folder(self) -> bytes:
-        """The sub-folder within the converter's, b'' for none."""
-        return b"/".join(self.parts[1:-1])
-
-    @property
-    def is_junk(self) -> bool:
-        """Whether its name, or that of a folder above, says that it is not data or not finished."""
-        junk = self.inbox.archive.config.junk
-        return any(names.matches(part, junk) for part in self.parts[1:])
-
-    def attributes(self) -> Attributes:
-        """As in staging; of a removed file as long as it is open."""
-        if self.unlinked and self.handles:
-            return self.shown(os.fstat(self.handles[0].fd))
-        return self.shown(os.lstat(self.inbox.path(self)))
-
-    def xattrs(self) -> Mapping[bytes, bytes]:
-        """What writers set as ``user.*``, and the archive id once there is one."""
-        path = self.inbox.path(self)
-        try:
-            found = {os.fsencode(key): os.getxattr(path, key) for key in os.listxattr(path)}
-        except OSError:
-            found = {}
-        found = {key: value for key, value in found.items() if key.startswith(b"user.")}
-        return found | ({b"user.archivefs.id": self.entry_id.encode()} if self.entry_id else {})
-
-
-class InboxDir(InboxItem, Directory):
-    """A folder: the inbox itself, one for each converter, and what writers make in those."""
-
-    def __init__(self, ino: int, parent: "InboxDir | None", name: bytes, inbox: "Inbox") -> None:
-        super().__init__(ino, parent, name)
-        self.inbox = inbox
-        self.known_children = 0
-
-    def attributes(self) -> Attributes:
-        """As in staging."""
-        return self.shown(os.lstat(self.inbox.path(self)))
-
-    def lookup(self, name: bytes) -> InboxItem | None:
-        """The file or folder of that name; at the top, only the folders of the converters."""
-        if self.parent is None and os.fsdecode(name) not in self.inbox.archive.config.converters:
-            return None
-        return self.inbox.find(self, name)
-
-    def entries(self, after: int) -> Iterator[Listed]:
-        """A snapshot of the names, sorted; files may come and go while it is read."""
-        for cookie, name in enumerate(sorted(os.listdir(self.inbox.path(self))), 1):  # noqa: PTH208  bytes
-            item = self.lookup(name) if cookie > after else None
-            if item is not None:
-                yield cookie, name, item
-
-
-class InboxHandle(Handle):
-    """An inbox file open for reading or writing."""
-
-    def __init__(self, file: InboxFile, fd: int, pid: int, *, writable: bool) -> None:
-        self.file = file
-        self.fd = fd
-        self.pid = pid
-        self.writable = writable
-        file.handles.append(self)
-
-    async def read(self, offset: int, size: int) -> bytes:
-        """A part of the file as it is now."""
-        if size < THREAD_BYTES:
-            return os.pread(self.fd, size, offset)
-        return await trio.to_thread.run_sync(os.pread, self.fd, size, offset)
-
-    async def write(self, offset: int, data: bytes) -> int:
-        """Bytes at a place; all of them, or ``OSError``."""
-        if len(data) < THREAD_BYTES:
-            return _write_all(self.fd, data, offset)
-        return await trio.to_thread.run_sync(_write_all, self.fd, data, offset)
-
-    def is_held_elsewhere(self) -> bool:
-        """Whether the process that opened it has a further descriptor of the file.
-
-        Only link texts are read: asking for the file itself would be a request to this very process.
-        """
-        path = b"/".join((b"", self.file.inbox.root.name, *self.file.parts))
-        folder = b"/proc/%d/fd" % self.pid
-        try:
-            return any(os.readlink(folder + b"/" + fd).endswith(path) for fd in os.listdir(folder))  # noqa: PTH115, PTH208
-        except OSError:
-            return False
-
-    async def sync(self) -> None:
-        """Bytes and name survive a power cut in staging."""
-        await trio.to_thread.run_sync(os.fsync, self.fd)
-        if not self.file.unlinked:
-            inbox = self.file.inbox
-            parent = Path(os.fsdecode(inbox.path(self.file.parent)))
-            await trio.to_thread.run_sync(sync_up, parent, Path(os.fsdecode(inbox.top)))
-
-    def close(self) -> None:
-        """Close the file in staging."""
-        self.file.handles.remove(self)
-        os.close(self.fd)
 
 
 class Inbox:
@@ -214,9 +36,10 @@ class Inbox:
         self._items: dict[int, InboxItem] = {}
         self._children: dict[tuple[int, bytes], InboxItem] = {}
         self.root = InboxDir(inodes.inbox(1), None, b"inbox", self)
-        self.root.mode = 0o755
+        self.root.mode = 0o777
         self._items[self.root.ino] = self.root
         self._chown = os.geteuid() == 0
+        make_dirs(Path(os.fsdecode(self.top)))
         self.add_converters()
 
     def add_converters(self) -> None:
@@ -270,7 +93,8 @@ class Inbox:
                 except OSError as error:  # a path that became too long when a folder above was renamed
                     log.error("%r in %r cannot be looked at: %s", name[:40], folder.parts[:2], error)
                     continue
-                if folder is self.root and not names.is_converter_name(os.fsdecode(name)):
+                is_folder = isinstance(item, InboxDir)
+                if is_folder and folder is self.root and not names.is_converter_name(os.fsdecode(name)):
                     log.warning("%r does not belong in staging; it is left alone", name)
                 elif isinstance(item, InboxDir):
                     waiting.append(item)
@@ -323,16 +147,16 @@ class Inbox:
     # -- changing --------------------------------------------------------------------------------------
 
     def _require_converter(self, parent: InboxDir, name: bytes) -> None:
+        """Folders at the top are those of the converters. Raises ``UnknownConverterError``."""
         if parent is self.root:
             known = ", ".join(sorted(self.archive.config.converters)) or "none"
             raise UnknownConverterError(
-                f'"{names.text(name)}" cannot be made in inbox/: files are saved into the folder of their '
-                f"converter (there are: {known})"
+                f'"{names.text(name)}" cannot be made, renamed or removed in inbox/: folders there are those '
+                f"of the converters in archive.toml (there are: {known})"
             )
 
     def create(self, parent: InboxDir, name: bytes, mode: int, who: Caller) -> InboxHandle:
         """Make a file and open it for writing; it is dirty from the start, even when empty."""
-        self._require_converter(parent, name)
         self.archive.require_space()
         path = self.path(parent) + b"/" + name
         kept = mode & 0o7777 if self._chown else mode & 0o777 | 0o600
@@ -402,11 +226,14 @@ class Inbox:
         return replaced if isinstance(replaced, InboxFile) else None
 
     def check_rename(self, item: InboxItem, parent: InboxDir, name: bytes, *, replace: bool) -> None:
-        """Raise what ``rename`` would: the converters' folders stay, other converters are other disks."""
-        self._require_converter(parent, name)
-        if item.parent is None or item.parent is self.root:
-            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
-        if item.parts[0] != parent.parts[0]:
+        """Raise what ``rename`` would: the converters' folders stay, other converters are other disks.
+
+        So is the top.
+        """
+        if isinstance(item, InboxDir):
+            self._require_converter(parent, name)
+            self._require_converter(item.parent or self.root, item.name)
+        if item.parts[:-1][:1] != parent.parts[:1]:
             raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
         target = self.find(parent, name)
         if target is None or target is item:
@@ -453,6 +280,25 @@ class Inbox:
         """Remove an extended attribute."""
         os.removexattr(self.path(item), name, follow_symlinks=False)
 
+    @property
+    def leaving(self) -> Path:
+        """Where folders are between leaving the inbox and being removed."""
+        return self.archive.root / "staging" / "leaving"
+
+    def take_away(self, folder: InboxDir) -> Path:
+        """Take a folder out of the inbox with all that is in it, in one step; returns where it is now.
+
+        Files that are open can be read on.
+        """
+        make_dirs(self.leaving)
+        gone = self.leaving / str(folder.ino)
+        prefix = folder.parts
+        below = [item for item in self._items.values() if item.parts[: len(prefix)] == prefix]
+        os.rename(self.path(folder), gone)  # noqa: PTH104  bytes
+        for item in sorted(below, key=lambda each: len(each.parts), reverse=True):
+            self._detach(item)
+        return gone
+
     def below(self, folder: InboxDir) -> list[InboxFile]:
         """The known files in a folder and its sub-folders."""
         prefix = folder.parts
@@ -469,13 +315,6 @@ class Inbox:
         self._disconnect(item)
         item.unlinked = True
         self.drop_if_idle(item)
-
-
-def _write_all(fd: int, data: bytes, offset: int) -> int:
-    done = os.pwrite(fd, data, offset)
-    while done < len(data):
-        done += os.pwrite(fd, data[done:], offset + done)
-    return done
 
 
 def errno_of(error: ArchiveError | OSError) -> int:

@@ -10,6 +10,7 @@ is shown in. A number has 64 bits, the top bit is never set::
     ATTEMPT   4 | n 32 | attempt 14   | view 14            attempts/N/
     FILE      5 | n 32 | attempt 14   | slot 14            a file of an entry
     INBOX     6 | counter                                  for as long as the mount lasts
+    MEMBER    7 | n 32 | ordinal 28                        a file or folder in a source that is a folder
 
 ``day`` counts from 1970-01-01, ``status`` is its number plus one, zeros stand for "any".
 """
@@ -28,6 +29,7 @@ class Kind(IntEnum):
     ATTEMPT = 4
     FILE = 5
     INBOX = 6
+    MEMBER = 7
 
 
 class Fixed(IntEnum):
@@ -94,6 +96,16 @@ def place(ino: int) -> Place:
 def entry_part(what: Kind, n: int, attempt: int, last: int) -> int:
     """The number of an entry's directory or file; ``last`` is the view or the slot."""
     return what << 60 | n << 28 | attempt << 14 | last
+
+
+def member(n: int, ordinal: int) -> int:
+    """The number of a file or folder in a source that is a folder."""
+    return Kind.MEMBER << 60 | n << 28 | ordinal
+
+
+def member_parts(ino: int) -> tuple[int, int]:
+    """``(n, ordinal)`` of a member."""
+    return ino >> 28 & 0xFFFFFFFF, ino & 0xFFFFFFF
 
 
 def parts(ino: int) -> tuple[int, int, int]:

@@ -121,6 +121,8 @@ class Invalidator:
         """A listener for the committer."""
         emptied = set()
         for change in changes:
+            if change.left and change.before is not None:
+                emptied.add((change.left, change.day, change.before))
             if change.before not in FINAL:
                 continue
             entry = self._archive.reader.entry(change.n)

@@ -10,7 +10,7 @@ from pyfuse3 import EntryAttributes
 
 from archivefs.catalog.catalog import Change
 from archivefs.errors import ArchiveError
-from archivefs.fs.inbox import InboxItem
+from archivefs.fs.inbox_items import InboxItem
 from archivefs.fs.node import Attributes, Directory
 
 KEPT_NAMES = 20_000
@@ -46,6 +46,8 @@ class Listings:
         """A listener for the committer."""
         for change in changes:
             self._versions[change.converter_id, change.day] += 1
+            if change.left:
+                self._versions[change.left, change.day] += 1
 
     def open(self, directory: Directory) -> "Listing":
         """A listing from the start."""

@@ -35,7 +35,8 @@ from archivefs.catalog.catalog import Change
 from archivefs.errors import ArchiveError, ContentDamagedError
 from archivefs.fs.capture import Capturer, actor_of
 from archivefs.fs.frame_cache import ContentHandle
-from archivefs.fs.inbox import InboxDir, InboxFile, InboxHandle, InboxItem, errno_of
+from archivefs.fs.inbox import errno_of
+from archivefs.fs.inbox_items import InboxDir, InboxFile, InboxHandle, InboxItem
 from archivefs.fs.kernel import Pages
 from archivefs.fs.listings import Listing, Listings
 from archivefs.fs.node import Attributes, Directory, File, Handle, Node

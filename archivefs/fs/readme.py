@@ -7,6 +7,7 @@ This folder is an archive of test-station files, kept by archivefs.
 
 SAVE a file into the folder of its converter and it is archived when the program closes it:
 {inbox}
+Saved in inbox/ itself, it goes to the converter that it fits, or is kept as "unrouted".
 
 LOOK at what there is. An entry is a folder HHMMSS_xxxxxx_NAME with the file under its own name, what is
 known about it in entry.json, its report in report.json, and the reason in error.txt where it failed:
@@ -41,7 +42,7 @@ def text(archive: Archive) -> bytes:
     """The file's content."""
     lines = []
     for name, converter in sorted(archive.config.converters.items()):
-        takes = ", ".join(converter.patterns) or "any file"
+        takes = ", ".join(converter.patterns) or f"any {converter.kind}"
         lines.append(
             f"  inbox/{name}/".ljust(40)
             + (f"converts {takes}" if converter.run else "archives only")

@@ -207,8 +207,8 @@ class LevelDir(Directory):
         place, status = self._place, STATUSES[self._place.status]
         while True:
             page = self._levels.reader.flat_page(place.converter_id, place.day, status, after, PAGE)
-            for n, name, size, length, mtime_ns in page:
-                yield n, name, source_attributes(n, size, length, mtime_ns, status)
+            for n, name, size, length, mtime_ns, members in page:
+                yield n, name, source_attributes(n, size, length, mtime_ns, members, status)
             if len(page) < PAGE:
                 return
             after = page[-1][0]

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -91,3 +92,8 @@ def replacing(target: Path) -> Iterator[IO[bytes]]:
         os.fsync(out.fileno())
     temporary.replace(target)
     sync_dir(target.parent)
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder; what cannot be removed now goes when the daemon starts again."""
+    shutil.rmtree(folder, ignore_errors=True)

@@ -28,6 +28,7 @@ import msgspec
 import zstandard
 
 from archivefs.errors import ContentDamagedError
+from archivefs.events import Member
 from archivefs.store.dictionaries import Dictionaries, Dictionary
 
 FRAME_BYTES = 1 << 20
@@ -78,6 +79,7 @@ class RecordHeader(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     imported: bool = False
     attempt: int = 0
     dictionary: str = ""
+    members: list[Member] = []
 
 
 class FrameTable(msgspec.Struct, frozen=True, kw_only=True):

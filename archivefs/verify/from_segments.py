@@ -31,9 +31,11 @@ from archivefs.events import (
     Event,
     Outcome,
     Rebuilt,
+    Routed,
     Status,
 )
-from archivefs.operations import IMPORT_REASON
+from archivefs.routing import UNROUTED
+from archivefs.statuses import IMPORT_REASON, PART_REASON
 from archivefs.store import dictionaries, frames, lock
 from archivefs.store.content import ContentReader
 from archivefs.store.dictionaries import Dictionaries
@@ -50,6 +52,7 @@ LOST = (
     "who did what (actors), and when things other than captures happened",
     "which sources were superseded, skipped, rejected or failed: without a report they are quarantined",
     "attributes that were set after the capture",
+    "which converter a source of unrouted was given, unless that left a log or a report",
     "which reports were submitted: none is queued any more",
 )
 """What cannot come back from segments."""
@@ -236,17 +239,23 @@ def _events(found: Found, zone: ZoneInfo, settings: config.Config) -> Iterator[E
         record.header.kind == "report" for records in found.stored.values() for record in records
     )
     converter = settings.converters.get(header.converter)
-    archived = header.imported or (converter is not None and not converter.run)
+    is_part = converter is not None and converter.kind == "folder" and not header.members
+    archived = header.imported or is_part or (converter is not None and not converter.run)
     when = datetime.fromtimestamp(header.captured_ms / 1000, UTC).astimezone(zone)
     first = Status.PENDING if found.stored else Status.ARCHIVED if archived else Status.QUARANTINED
-    reason = IMPORT_REASON if header.imported else "" if first is Status.ARCHIVED else UNKNOWN
+    why = IMPORT_REASON if header.imported else PART_REASON if is_part else ""
+    reason = why if first is Status.ARCHIVED else UNKNOWN
     yield Captured(
         id=header.id, converter=header.converter, day=when.date().isoformat(), name=header.name,
         name_hex=header.name_hex, folder=header.folder, folder_hex=header.folder_hex, size=header.size,
         sha256=header.sha256, mtime_ns=header.mtime_ns, mode=header.mode, uid=header.uid, gid=header.gid,
-        xattrs=header.xattrs, captured_ms=header.captured_ms, status=first,
+        xattrs=header.xattrs, captured_ms=header.captured_ms, members=header.members, status=first,
         reason=reason, location=place,
     )  # fmt: skip
+    if header.converter == UNROUTED and found.stored:
+        with_records = next(records for records in found.stored.values() if records)
+        given = Path(with_records[0].location.segment).name.partition(".reports.")[0]
+        yield Routed(id=header.id, converter=given, status=first)
     for attempt in range(1, max(found.stored, default=0) + 1):
         records = found.stored.get(attempt, [])
         reports = [record for record in records if record.header.kind == "report"]

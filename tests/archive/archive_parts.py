@@ -38,6 +38,8 @@ archive_reports = false
 settle_seconds = 0
 [converters.files]
 """
+WAITS_AS = {Outcome.INTERRUPTED: Status.PENDING, Outcome.TRANSIENT: Status.SUSPENDED}
+"""What an entry becomes by an attempt that has another word for its end."""
 Rows = dict[str, list[tuple[Any, ...]]]
 
 
@@ -88,7 +90,7 @@ def captured(
 
 def finish(id_: str, attempt: int = 1, outcome: Outcome = Outcome.SUCCESS, **more: Any) -> FinishAttempt:  # noqa: ANN401
     """The end of an attempt, of which only what matters is said."""
-    status = more.pop("status", Status(outcome) if outcome is not Outcome.INTERRUPTED else Status.PENDING)
+    status = more.pop("status", None) or WAITS_AS.get(outcome) or Status(outcome)
     return FinishAttempt(
         id_, more.pop("converter", "ict"), attempt, outcome, status, started_ms=NOON_MS, duration_ms=5, **more
     )
@@ -111,6 +113,13 @@ def entry(archive: Archive, id_: str) -> Entry:
     found = archive.reader.by_id(id_)
     assert found is not None
     return found
+
+
+def due(archive: Archive, until_ms: int) -> list[str]:
+    """The ids of what would be converted up to then, of all converters, earliest first."""
+    numbers = {row.converter_id for row in every_entry(archive)}
+    rows = [row for number in numbers for row in archive.reader.due(number, until_ms)]
+    return [row.id for row in sorted(rows, key=lambda row: (row.due_ms, row.n))]
 
 
 def source(archive: Archive, id_: str) -> bytes:

@@ -22,6 +22,7 @@ from archive_parts import (
     catalog_rows,
     commit,
     converted,
+    due,
     entry,
     every_entry,
     everything_is_readable,
@@ -741,7 +742,9 @@ def test_what_is_due_is_told_in_the_order_of_time(archive: Archive, clock: Clock
     soon = captured(archive, b"2", converter="log")
     captured(archive, b"3", converter="files")
     reader = archive.reader
-    assert [row.id for row in reader.due(clock.ms + 5000)] == [soon.id, late.id]
-    assert [row.id for row in reader.due(clock.ms)] == [soon.id]
-    assert reader.next_due_ms(clock.ms) == NOON_MS + 2000
-    assert reader.next_due_ms(NOON_MS + 2000) is None
+    assert due(archive, clock.ms + 5000) == [soon.id, late.id]
+    assert due(archive, clock.ms) == [soon.id]
+    assert [row.id for row in reader.due(1, clock.ms + 5000)] == [late.id]
+    assert reader.next_due_ms(1, clock.ms) == NOON_MS + 2000
+    assert reader.next_due_ms(1, NOON_MS + 2000) is None
+    assert reader.next_due_ms(2, clock.ms) is None

@@ -12,7 +12,8 @@ from archive_parts import ROOT, capture, commit
 
 from archivefs.archive import Archive
 from archivefs.fs.frame_cache import FrameCache
-from archivefs.fs.inbox import Inbox, InboxDir, InboxFile
+from archivefs.fs.inbox import Inbox
+from archivefs.fs.inbox_items import InboxDir, InboxFile
 
 
 class Caller(NamedTuple):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from archive_parts import Clock, capture, captured, commit, entry, make, source
+from archive_parts import Clock, capture, captured, commit, due, entry, make, source
 from test_verify_parts import Ran, archivefs, content_of, events_of, verify
 
 from archivefs import quarantine
@@ -129,7 +129,7 @@ def test_an_adopted_entry_goes_on_as_if_it_had_just_been_captured(
     with Archive(root) as archive:
         row = entry(archive, halves["ict"])
         assert (row.status, row.reason) == (Status.PENDING, "")
-        assert [due.id for due in archive.reader.due(10**15)] == [halves["ict"]]
+        assert due(archive, 10**15) == [halves["ict"]]
         assert source(archive, halves["ict"]) == b"half of ict"
     assert rows(root) == []
     assert content_of(root) == before

@@ -12,6 +12,7 @@ from archive_parts import (
     captured,
     commit,
     converted,
+    due,
     entry,
     every_entry,
     everything_is_readable,
@@ -198,7 +199,7 @@ def test_statuses_follow_from_what_is_left(root: Path, clock: Clock) -> None:
         assert [entry(archive, id_).status for id_ in (success, waiting, failed, kept, retired)] == [
             Status.SUCCESS, Status.QUARANTINED, Status.QUARANTINED, Status.ARCHIVED, Status.QUARANTINED
         ]  # fmt: skip
-        assert list(archive.reader.due(10**15)) == [], "nothing is converted again by itself"
+        assert due(archive, 10**15) == [], "nothing is converted again by itself"
         assert entry(archive, waiting).reason
         (stored,) = archive.reader.contents(entry(archive, failed).n)
         assert stored.name == "log.txt"

@@ -12,6 +12,7 @@ from archive_parts import (
     catalog_rows,
     commit,
     converted,
+    due,
     entry,
     everything_is_readable,
     make,
@@ -148,7 +149,7 @@ def test_an_entry_that_was_being_converted_is_quarantined_too(
     os.truncate(root / "content/2026/02/13/ict.sources.zst", 0)
     with Archive(root, clock=clock) as archive:
         assert entry(archive, lost).status is Status.QUARANTINED
-        assert list(archive.reader.due(clock.ms + 10**9)) == []
+        assert due(archive, clock.ms + 10**9) == []
 
 
 def test_a_lost_entry_that_was_dropped_stays_dropped(root: Path, clock: Clock, ids: list[str]) -> None:

@@ -60,7 +60,9 @@ CASES = [
     program("text", "failed", "printed no JSON"),
     program("dies", "failed", "SIGKILL"),
     program("later", "failed", "given up after 1 .*still running", max_retries=0),
-    Case("no-program", "command:no-such-program", "failed", "no-such-program"),
+    Case(
+        "no-program", "command:no-such-program", "failed", "'no-such-program' cannot be", {"max_retries": 0}
+    ),
     ends("failed"),
     ends("rejected"),
     ends("skipped"),
@@ -70,7 +72,8 @@ CASES = [
     bad("hangs", "failed", "timed out: longer than 1.5 seconds", timeout_seconds=1.5),
     bad("spins", "failed", "timed out: longer than 1.5 seconds", timeout_seconds=1.5),
     bad("leaves_a_child", "failed", "timed out: longer than 1.5 seconds", timeout_seconds=1.5),
-    bad("kills_itself", "failed", "the worker was killed by SIGKILL"),
+    bad("kills_itself", "failed", "after 1 attempt: the worker was killed by SIGKILL", max_retries=0),
+    bad("breaks_itself", "failed", "^the worker was killed by SIGSEGV"),
     bad("exits", "failed", "ended the worker process with exit status 0"),
     bad("exits_hard", "failed", "ended the worker process with exit status 3"),
     bad("hogs", "failed", "more memory than memory_mb allows", memory_mb=128),
@@ -99,7 +102,11 @@ CASES = [
         timeout_seconds=1.5,
     ),
     Case(
-        "broken", "python:broken:Any", "failed", "does not load: ModuleNotFoundError: .*nothing_of_that_name"
+        "broken",
+        "python:broken:Any",
+        "failed",
+        "does not load: ModuleNotFoundError: .*nothing_of_that_name",
+        {"max_retries": 0},
     ),
     Case("missing", "python:good:Missing", "failed", "does not load: AttributeError: .*Missing"),
     Case("no-class", "python:good:count", "failed", "does not load: TypeError: good:count is a function"),

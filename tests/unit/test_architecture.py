@@ -11,10 +11,10 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "archivefs"
 LAYERS = [
     ("attributes", "background", "errors", "events", "names", "reports"),
-    ("config",),
-    ("query",),
+    ("config", "folders"),
+    ("query", "routing"),
     ("store", "catalog"),
-    ("packing",),
+    ("packing", "statuses"),
     ("transaction",),
     ("operations",),
     ("reopening", "settings"),

@@ -271,6 +271,7 @@ WRONG = (
     '[converters.ict-csv]\nrun = "python:ict_csv"\n',
     "[converters.ict-csv]\npriority = 11\n",
     '[converters.ict-csv]\npost_action = "delete"\n',
+    '[converters.ict-csv]\nready_marker = "DONE"\n',
     '[converters.ict-csv]\npatterns = "*.csv"\n',
     "[converters.ict-csv]\narchive_sources = false\n",
     '[converters.ict-csv]\narchive_reports = false\nsubmit = {kind = "directory", path = "out"}\n',

@@ -46,6 +46,22 @@ def kills_itself(path: str, arguments: Arguments) -> Report:
     return {}
 
 
+def breaks_itself(path: str, arguments: Arguments) -> Report:
+    os.kill(os.getpid(), signal.SIGSEGV)
+    return {}
+
+
+def needs_what_is_not_there_yet(path: str, arguments: Arguments) -> Report:
+    import arrives_later  # type: ignore[import-not-found]
+
+    return {"answer": arrives_later.ANSWER}
+
+
+def is_slow(path: str, arguments: Arguments) -> Report:
+    time.sleep(0.1)
+    return {"slow": True}
+
+
 def exits(path: str, arguments: Arguments) -> Report:
     sys.exit(0)
 
@@ -130,3 +146,13 @@ def takes_a_moment(path: str, arguments: Arguments) -> Report:
 
 def is_quick(path: str, arguments: Arguments) -> Report:
     return {"quick": True}
+
+
+class Raises:
+    """Cannot even look at a source."""
+
+    def validate(self, source: object, context: object) -> None:
+        raise RuntimeError("no such table")
+
+    def convert(self, source: object, context: object) -> Report:
+        return {}

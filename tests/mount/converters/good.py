@@ -90,6 +90,47 @@ def look(path: str, arguments: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+class TellsAndWaits:
+    """Writes its process number to the file ``told`` and waits for the file ``gate``."""
+
+    def convert(self, source: Source, context: Context) -> dict[str, Any]:
+        Path(context.arguments["told"]).write_text(f"{context.attempt} {os.getpid()}")
+        while not Path(context.arguments["gate"]).exists():
+            time.sleep(0.01)
+        return {"waited": True}
+
+
+class Sure:
+    """Is as sure of a source as that says: ``name=0.7``, of the name it was given as an argument."""
+
+    def validate(self, source: Source, context: Context) -> Validation:
+        words = dict(word.split("=") for word in source.read_text().split() if "=" in word)
+        sure = float(words.get(context.arguments["name"], 0))
+        return Validation(sure > 0, sure, f"it says {sure}")
+
+    def convert(self, source: Source, context: Context) -> dict[str, Any]:
+        return {"by": context.arguments["name"]}
+
+
+class Folder:
+    """Tells which files it sees."""
+
+    def convert(self, source: Source, context: Context) -> dict[str, Any]:
+        return {"files": [path.name for path in source.files], "size": source.size}
+
+
+def list_folder(path: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Tells what is in a folder."""
+    folder = Path(path)
+    files = sorted(each for each in folder.rglob("*") if each.is_file())
+    names = {os.fsencode(each.relative_to(folder)).decode("utf-8", "replace"): each.stat() for each in files}
+    return {
+        "name": folder.name,
+        "files": {name: facts.st_size for name, facts in names.items()},
+        "mtimes_ns": {name: facts.st_mtime_ns for name, facts in names.items()},
+    }
+
+
 def named(path: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """A report with an id of its own: what the source says."""
     return {"id": Path(path).read_text(), "named": True}
