@@ -17,13 +17,13 @@ from typing import Any, Self, TypeVar, cast
 
 import apsw
 
-from archivefs import __version__
+from archivefs import __version__, settings
 from archivefs import config as configuration
 from archivefs.catalog.catalog import Catalog, Change, day_number
 from archivefs.catalog.compare import told
 from archivefs.catalog.reader import Reader
 from archivefs.catalog.rows import Entry
-from archivefs.config import ConverterConfig
+from archivefs.config import Config, ConverterConfig
 from archivefs.errors import (
     ArchiveError,
     ArchiveExistsError,
@@ -237,6 +237,8 @@ class Archive:
         self._know_dictionaries()
         self._use_dictionaries()
         self._recover(store)
+        if settings.bring_up(self.root, self.reader.last_configured(), self._write):
+            self.use(configuration.load(self.root))
         recovery.sweep(self.root)
         store.journal.seal_finished_days()
 
@@ -304,18 +306,27 @@ class Archive:
             with told(self.root / CATALOG):
                 apply_journal(store, catalog)
 
+    def use(self, config: Config) -> None:
+        """Go by another configuration from now on. Raises ``ConfigError`` where it has another time zone."""
+        self.require_same_timezone(config)
+        self.config = self.packing.config = config
+
+    def require_same_timezone(self, config: Config, fixed: str = "") -> None:
+        """Raise ``ConfigError`` where the time zone is not ``fixed``, or the one it was so far."""
+        fixed = fixed or self.config.timezone
+        if config.timezone != fixed:
+            raise ConfigError(
+                f"{self.root / configuration.FILE}: timezone: is {config.timezone!r}, "
+                f"must stay {fixed!r}: it decided the day of every entry"
+            )
+
     def _check_created(self) -> None:
         """What the archive's first event fixed for good."""
         if self._catalog.format > FORMAT:
             raise NotAnArchiveError(
                 f"{self.root} was made by a newer archivefs: format {self._catalog.format}"
             )
-        fixed = self._catalog.timezone
-        if fixed != self.config.timezone:
-            raise ConfigError(
-                f"{self.root / configuration.FILE}: timezone: is {self.config.timezone!r}, "
-                f"must stay {fixed!r}: it decided the day of every entry"
-            )
+        self.require_same_timezone(self.config, self._catalog.timezone)
 
     def _recover(self, store: Store) -> None:
         """Bring in order what a stop left behind."""

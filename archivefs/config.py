@@ -7,9 +7,11 @@ import difflib
 import json
 import os
 import re
+import shlex
 import tomllib
+import urllib.parse
 import zoneinfo
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
@@ -42,6 +44,36 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """A table of the file: unknown keys are errors."""
 
 
+class SubmitConfig(_Section, frozen=True, kw_only=True):
+    """One ``[converters.NAME.submit]`` table: where the reports go; times in seconds.
+
+    ``token`` and the values of ``headers`` may be ``env:NAME`` or ``file:PATH``, read at each delivery.
+    """
+
+    kind: Literal["http", "directory", "command"]
+    url: str = ""
+    token: str = ""
+    token_scheme: str = "Bearer"
+    headers: dict[str, str] = {}
+    ca_file: str = ""
+    path: str = ""
+    command: str = ""
+    timeout_seconds: Annotated[float, Meta(gt=0, le=86400)] = 60.0
+    retry_delay_seconds: Annotated[float, Meta(gt=0, le=86400)] = 5.0
+    max_retry_delay_seconds: Annotated[float, Meta(gt=0, le=86400)] = 900.0
+    max_queue_size: Annotated[int, Meta(ge=1)] = 10_000
+
+
+_OF_KIND: Mapping[str, tuple[str, ...]] = {
+    "http": ("url", "token", "token_scheme", "headers", "ca_file"),
+    "directory": ("path",),
+    "command": ("command",),
+}
+"""Keys that only one kind of submission has; the first must be given."""
+SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie"})
+"""Headers whose value must not stand in archive.toml itself."""
+
+
 class ConverterConfig(_Section, frozen=True, kw_only=True):
     """One ``[converters.NAME]`` table; times in seconds. ``run`` empty: archive only."""
 
@@ -68,6 +100,7 @@ class ConverterConfig(_Section, frozen=True, kw_only=True):
     alarm_threshold: Annotated[float, Meta(ge=0, le=1)] = 0.5
     archive_sources: bool = True
     archive_reports: bool = True
+    submit: SubmitConfig | None = None
 
 
 class Config(_Section, frozen=True, kw_only=True):
@@ -85,6 +118,7 @@ class Config(_Section, frozen=True, kw_only=True):
     verify_every_seconds: int = 0
     read_cache_bytes: int = READ_CACHE_BYTES
     workers: Annotated[int, Meta(ge=1, le=256)] = os.cpu_count() or 1
+    max_concurrent_uploads: Annotated[int, Meta(ge=1, le=256)] = 5
     converters: dict[str, ConverterConfig] = {}
 
     @property
@@ -137,24 +171,58 @@ def load(root: Path) -> Config:
 
     Raises ``NotAnArchiveError`` where there is no archive.toml, ``ConfigError`` for anything wrong in it.
     """
-    file = root / FILE
+    return parse(read(root), str(root / FILE))
+
+
+def read(root: Path) -> bytes:
+    """The bytes of archive.toml. Raises ``NotAnArchiveError``."""
     try:
-        data = file.read_bytes()
+        return (root / FILE).read_bytes()
     except FileNotFoundError:
         raise NotAnArchiveError(
             f"{root} is not an archive: it has no {FILE} (archivefs init {root})"
         ) from None
     except NotADirectoryError:
         raise NotAnArchiveError(f"{root} is not an archive: it is not a folder") from None
-    return parse(data, str(file))
+
+
+def _from_0(raw: MutableMapping[str, Any]) -> None:
+    """0 was written by drafts of the first version, with the same keys."""
+
+
+MIGRATIONS: Mapping[int, Callable[[MutableMapping[str, Any]], None]] = {0: _from_0}
+"""What brings a file of each older version to the next one; applied to a ``dict`` or a tomlkit document."""
+
+
+def migrate(raw: MutableMapping[str, Any]) -> bool:
+    """Bring the tables of an older file up to this version; false where it is none."""
+    version = raw.get("schema_version")
+    if isinstance(version, bool) or not isinstance(version, int) or version not in MIGRATIONS:
+        return False
+    for older in range(version, SCHEMA_VERSION):
+        MIGRATIONS[older](raw)
+    raw["schema_version"] = SCHEMA_VERSION
+    return True
+
+
+def tables(data: bytes, file: str) -> dict[str, Any]:
+    """The tables of an archive.toml, unchecked. Raises ``ConfigError`` where it is not valid TOML."""
+    try:
+        return tomllib.loads(data.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: not valid TOML: {error}") from None
+
+
+def of_its_kind(submit: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a table ``submit`` without those of other kinds."""
+    others = {key for kind, keys in _OF_KIND.items() if kind != submit["kind"] for key in keys}
+    return {key: value for key, value in submit.items() if key not in others}
 
 
 def parse(data: bytes, file: str) -> Config:
     """Check the bytes of an archive.toml; ``file`` is named in errors. Raises ``ConfigError``."""
-    try:
-        raw = tomllib.loads(data.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: not valid TOML: {error}") from None
+    raw = tables(data, file)
+    migrate(raw)
     version = raw.get("schema_version")
     if version != SCHEMA_VERSION:
         newer = isinstance(version, int) and version > SCHEMA_VERSION
@@ -164,19 +232,19 @@ def parse(data: bytes, file: str) -> Config:
     if not isinstance(converters, dict):
         raise ConfigError(f"{file}: converters: must be tables, [converters.NAME]")
     top = {key: value for key, value in raw.items() if key != "converters"}
-    for key, (field, parse_value) in _SPOKEN.items():
+    for key, (field, parse_value) in SPOKEN.items():
         if field in top:
             raise ConfigError(f'{file}: {field}: unknown key, did you mean "{key}"?')
         if key in top:
             top[field] = _spoken(top.pop(key), parse_value, f"{file}: {key}")
-    fields = {field for field, _ in _SPOKEN.values()}
-    config = _section(top, Config, file, "", hidden=fields, extra=set(_SPOKEN))
+    fields = {field for field, _ in SPOKEN.values()}
+    config = _section(top, Config, file, "", hidden=fields, extra=set(SPOKEN))
     checked = {name: _converter(name, section, file) for name, section in converters.items()}
     _check_zone(config.timezone, file)
     return msgspec.structs.replace(config, converters=checked)
 
 
-_SPOKEN: Mapping[str, tuple[str, Callable[[object], int]]] = {
+SPOKEN: Mapping[str, tuple[str, Callable[[object], int]]] = {
     "reserve": ("reserve_bytes", parse_size),
     "read_cache": ("read_cache_bytes", parse_size),
     "verify_every": ("verify_every_seconds", parse_duration),
@@ -209,7 +277,15 @@ def _converter(name: str, section: object, file: str) -> ConverterConfig:
     where = f"converters.{name}"
     if not isinstance(section, dict):
         raise ConfigError(f"{file}: {where}: must be a table, [{where}]")
-    checked = _section(section, ConverterConfig, file, where + ".")
+    own = {key: value for key, value in section.items() if key != "submit"}
+    checked = _section(own, ConverterConfig, file, where + ".", hidden={"submit"}, extra={"submit"})
+    if "submit" in section:
+        submit = _submit(section["submit"], file, where + ".submit")
+        checked = msgspec.structs.replace(checked, submit=submit)
+        if not checked.archive_reports:
+            raise ConfigError(
+                f"{file}: {where}.archive_reports: is false, must be true: a report is sent from the archive"
+            )
     if not checked.archive_sources:
         raise ConfigError(
             f"{file}: {where}.archive_sources: is false, must be true; every source is archived"
@@ -229,6 +305,56 @@ def _converter(name: str, section: object, file: str) -> ConverterConfig:
     if kind in ("python", "function") and not re.fullmatch(r"[\w.]+:\w+", rest):
         raise ConfigError(f'{file}: {where}.run: is {checked.run!r}, must be "{kind}:package.module:name"')
     return checked
+
+
+def _submit(section: object, file: str, where: str) -> SubmitConfig:
+    if not isinstance(section, dict):
+        raise ConfigError(f"{file}: {where}: must be a table, [{where}]")
+    checked = _section(section, SubmitConfig, file, where + ".")
+    for kind, keys in _OF_KIND.items():
+        for key in keys if kind != checked.kind else ():
+            if key in section:
+                own = ", ".join(_OF_KIND[checked.kind])
+                raise ConfigError(f"{file}: {where}.{key}: is for {kind}; {checked.kind} has: {own}")
+    must = _OF_KIND[checked.kind][0]
+    if not section.get(must):
+        raise ConfigError(f"{file}: {where}.{must}: must be given for {checked.kind}")
+    if checked.kind == "http":
+        _check_http(checked, file, where)
+    if checked.kind == "command":
+        try:
+            shlex.split(checked.command)
+        except ValueError as error:
+            raise ConfigError(f"{file}: {where}.command: is {checked.command!r}: {error}") from None
+    return checked
+
+
+def _check_http(submit: SubmitConfig, file: str, where: str) -> None:
+    """What would fail at each delivery, and secrets that would stand where everybody reads them."""
+    try:
+        url = urllib.parse.urlsplit(submit.url)
+        sound = url.scheme in ("http", "https") and url.hostname and (url.port is None or url.port > 0)
+    except ValueError:
+        sound = False
+    if not sound or re.search(r"[\s\x00-\x1f]", submit.url):
+        raise ConfigError(
+            f"{file}: {where}.url: is {submit.url!r}, must be such as https://server.example/api/report"
+        )
+    if "@" in url.netloc:
+        raise ConfigError(f"{file}: {where}.url: must hold no password; give it as token")
+    if submit.token and not submit.token.startswith(("env:", "file:")):
+        raise ConfigError(f'{file}: {where}.token: must be "env:NAME" or "file:PATH", not the token itself')
+    if not re.fullmatch(r"[A-Za-z0-9-]+", submit.token_scheme):
+        raise ConfigError(f"{file}: {where}.token_scheme: is {submit.token_scheme!r}, must be such as Bearer")
+    for name, value in submit.headers.items():
+        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
+            raise ConfigError(f"{file}: {where}.headers: {name!r} is no name of a header (RFC 9110)")
+        if not re.fullmatch(r"[\x20-\x7e]*", value) or value != value.strip():
+            raise ConfigError(
+                f"{file}: {where}.headers.{name}: must be printable ASCII, without blanks at its ends"
+            )
+        if name.lower() in SECRET_HEADERS and not value.startswith(("env:", "file:")):
+            raise ConfigError(f'{file}: {where}.headers.{name}: must be "env:NAME" or "file:PATH"')
 
 
 def _section(

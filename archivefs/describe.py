@@ -8,9 +8,14 @@ import msgspec
 
 from archivefs import names
 from archivefs.archive import Archive
+from archivefs.catalog.outbox import Delivery, Item
+from archivefs.catalog.reader import Reader
 from archivefs.catalog.rows import Attempt, Entry, Stored, arguments_of
+from archivefs.events import Submission
 
 XATTR = "user.archivefs."
+DELIVERIES = 10
+"""The latest deliveries of a report that are told; the journal has all."""
 
 
 def time_text(when_ms: int) -> str:
@@ -26,6 +31,7 @@ def entry(archive: Archive, row: Entry) -> dict[str, Any]:
     reader = archive.reader
     contents = reader.contents(row.n) if row.attempts else []
     attempts = reader.attempts(row.n) if row.attempts else []
+    sent = submissions(reader, row.n) if row.attempts else {}
     place = reader.location(row)
     facts: dict[str, Any] = {
         **summary(archive, row),
@@ -43,7 +49,7 @@ def entry(archive: Archive, row: Entry) -> dict[str, Any]:
         "segment": f"content/{place.segment}",
         "offset": place.offset,
         "length": place.length,
-        "attempts": [attempt(each, contents) for each in attempts],
+        "attempts": [attempt(each, contents, sent) for each in attempts],
     }
     return {key: value for key, value in facts.items() if value not in ("", [], {})}
 
@@ -64,7 +70,48 @@ def summary(archive: Archive, row: Entry) -> dict[str, Any]:
     return {key: value for key, value in facts.items() if value != ""}
 
 
-def attempt(row: Attempt, contents: list[Stored]) -> dict[str, Any]:
+Submissions = Mapping[tuple[int, int], dict[str, Any]]
+"""What is said about reports in the outbox, by attempt and ordinal."""
+
+
+def submissions(reader: Reader, n: int) -> Submissions:
+    """What became of the reports of an entry in the outbox."""
+    items = reader.outbox.of_entry(n)
+    deliveries = reader.outbox.deliveries(n) if items else []
+    return {
+        (item.attempt, item.ordinal): submission(
+            item, [each for each in deliveries if each[:2] == (item.attempt, item.ordinal)]
+        )
+        for item in items
+    }
+
+
+def submission(item: Item, deliveries: list[Delivery]) -> dict[str, Any]:
+    """Where a report in the outbox stands, and its latest deliveries."""
+    facts: dict[str, Any] = {
+        "state": str(item.state),
+        "report_id": item.report_id,
+        "queued_at": time_text(item.queued_ms),
+        "due_at": time_text(item.due_ms) if item.state is Submission.QUEUED else "",
+        "deliveries": [_delivery(each) for each in deliveries[-DELIVERIES:]],
+    }
+    return {key: value for key, value in facts.items() if value not in ("", [])}
+
+
+def _delivery(row: Delivery) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "number": row.number,
+        "state": str(row.state),
+        "started_at": time_text(row.started_ms),
+        "duration_seconds": row.duration_ms / 1000,
+        "http_status": row.http_status or "",
+        "answer_id": row.answer_id,
+        "error": row.error,
+    }
+    return {key: value for key, value in facts.items() if value != ""}
+
+
+def attempt(row: Attempt, contents: list[Stored], sent: Submissions) -> dict[str, Any]:
     """Everything about one attempt, as attempt.json shows it."""
     facts: dict[str, Any] = {
         "attempt": row.attempt,
@@ -83,6 +130,7 @@ def attempt(row: Attempt, contents: list[Stored]) -> dict[str, Any]:
                 "size": each.size,
                 "sha256": each.sha256,
                 "archived": each.location is not None,
+                **({"submission": sent[each[1:3]]} if each[1:3] in sent else {}),
             }
             for each in contents
             if each.attempt == row.attempt and each.ordinal > 0

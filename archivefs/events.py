@@ -43,6 +43,15 @@ class Outcome(StrEnum):
     INTERRUPTED = "interrupted"
 
 
+class Submission(StrEnum):
+    """Where a report in the outbox stands. ``refused``: its receiver does not want it as it is."""
+
+    QUEUED = "queued"
+    SENT = "sent"
+    REFUSED = "refused"
+    DROPPED = "dropped"
+
+
 class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Base of the plain parts of events."""
 
@@ -152,6 +161,8 @@ class AttemptFinished(Event, frozen=True, kw_only=True, tag="attempt_finished"):
     """A conversion of the entry ended. ``error`` is the text of error.txt.
 
     ``status`` is what the entry becomes: a suspended attempt whose retries are used up makes it failed.
+    ``report_ids``: under which ids the reports are put into the outbox, in their order; none: they are not.
+    They stand in this line, so that no stop can come between a success and its submission.
     """
 
     id: str
@@ -167,6 +178,57 @@ class AttemptFinished(Event, frozen=True, kw_only=True, tag="attempt_finished"):
     due_ms: int = 0
     log: Content | None = None
     reports: list[Content] = []
+    report_ids: list[str] = []
+
+
+class DeliveryAttempted(Event, frozen=True, kw_only=True, tag="delivery_attempted"):
+    """A report of the outbox was delivered, or was not. ``state`` is what it becomes.
+
+    ``http_status``: of the answer, 0 for none. ``answer_id``: the id that the receiver gave it.
+    ``due_ms``: earliest time of the next delivery of one that stays queued (Unix milliseconds).
+    """
+
+    id: str
+    attempt: int
+    ordinal: int
+    state: Submission
+    started_ms: int
+    duration_ms: int
+    http_status: int = 0
+    answer_id: str = ""
+    error: str = ""
+    due_ms: int = 0
+
+
+class DeliveryDecided(Event, frozen=True, kw_only=True, tag="delivery_decided"):
+    """A person put a report back into the queue, or took it out for good."""
+
+    id: str
+    attempt: int
+    ordinal: int
+    state: Submission
+
+
+class Setting(Record, frozen=True, kw_only=True):
+    """A key of archive.toml whose value changed; None where it was not there, or is not any more."""
+
+    key: str
+    old: Any = None
+    new: Any = None
+
+
+class Configured(Event, frozen=True, kw_only=True, tag="configured"):
+    """archive.toml changed, by a command or under a mount that read it again.
+
+    ``before`` and ``after`` are the SHA-256 of the file; a command writes this line before the file gets its
+    name, so that a stop in between can be told from a change by a person. ``before`` is empty where the file
+    was found changed. ``backup``: where the former file is kept.
+    """
+
+    changes: list[Setting]
+    after: str
+    before: str = ""
+    backup: str = ""
 
 
 class TailCut(Event, frozen=True, kw_only=True, tag="tail_cut"):
@@ -305,6 +367,9 @@ AnyEvent = (
     | Touched
     | AttemptStarted
     | AttemptFinished
+    | DeliveryAttempted
+    | DeliveryDecided
+    | Configured
     | TailCut
     | TailDropped
     | Voided

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from archivefs import names
+from archivefs import names, reports
 from archivefs.catalog.catalog import DROP_REASON
 from archivefs.config import ConverterConfig
 from archivefs.errors import ArchiveError
@@ -362,7 +362,8 @@ class FinishAttempt(Operation[None]):
         status, attempts = txn.state(self.id)
         if status is not Status.CONVERTING or attempts != self.attempt:
             raise ArchiveError(f"attempt {self.attempt} of {self.id} is not running: the entry is {status}")
-        keep = txn.config.converters.get(self.converter, ConverterConfig()).archive_reports
+        config = txn.config.converters.get(self.converter, ConverterConfig())
+        keep = config.archive_reports
         day = txn.day(id_milliseconds(self.id))
         txn.record(
             AttemptFinished(
@@ -372,8 +373,19 @@ class FinishAttempt(Operation[None]):
                 warnings=[sound(each) for each in self.warnings], due_ms=self.due_ms,
                 log=self._store(txn, day, "log", self.log) if self.log else None,
                 reports=[self._store(txn, day, "report", each, keep=keep) for each in self.reports],
+                report_ids=self._report_ids(txn) if config.submit else [],
             )
         )  # fmt: skip
+
+    def _report_ids(self, txn: Transaction) -> list[str]:
+        """Under which ids the reports are submitted; none of an attempt that was no success."""
+        if self.outcome is not Outcome.SUCCESS:
+            return []
+        source = txn.source_sha256(self.id)
+        return [
+            reports.id_of(each.content) or reports.make_id(source, self.converter, ordinal)
+            for ordinal, each in enumerate(self.reports, 1)
+        ]
 
     def _store(self, txn: Transaction, day: str, kind: str, piece: Report, *, keep: bool = True) -> Content:
         header = piece.header(kind, self.id, self.attempt)

@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
+from archivefs.catalog.outbox import Item
 from archivefs.catalog.reader import Reader
 from archivefs.catalog.rows import Entry
 from archivefs.config import Config
@@ -148,6 +149,14 @@ class Transaction:
         if status is not Status.QUARANTINED or entry is None:
             raise ArchiveError(f"{id_} is not quarantined: its status is {status}")
         return entry
+
+    def source_sha256(self, id_: str) -> str:
+        """The hash of an entry's source. Raises ``UnknownEntryError``."""
+        return self._reader.get(id_).sha256
+
+    def outbox_item(self, id_: str, attempt: int, ordinal: int) -> Item | None:
+        """A report in the outbox, as it was before this group; None where it was never queued."""
+        return self._reader.outbox.item(id_, attempt, ordinal)
 
     def converter_name(self, entry: Entry) -> str:
         """The name of the entry's converter."""

@@ -17,6 +17,7 @@ import apsw
 import msgspec
 
 from archivefs import names
+from archivefs.catalog import outbox
 from archivefs.errors import OtherSchemaError
 from archivefs.events import (
     STATUSES,
@@ -26,8 +27,11 @@ from archivefs.events import (
     AttemptStarted,
     Captured,
     CodeKept,
+    Configured,
     Content,
     Created,
+    DeliveryAttempted,
+    DeliveryDecided,
     DictionaryTrained,
     Dropped,
     Location,
@@ -44,7 +48,7 @@ from archivefs.events import (
     Voided,
 )
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 PAGE_CACHE_KIB = 16_000
 """Pages of the catalog that each connection keeps in memory."""
 SHORT_NAME = 200
@@ -209,6 +213,10 @@ class Catalog:
                 return self._decided(event.id, event.status, "", event.due_ms, event.seq)
             case Dropped():
                 return self._decided(event.id, Status.REJECTED, self._dropped(event), 0, event.seq)
+            case DeliveryAttempted():
+                outbox.attempted(self.db, event)
+            case DeliveryDecided():
+                outbox.decided(self.db, event)
             case DictionaryTrained():
                 self.db.execute(
                     "INSERT INTO dictionaries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -228,6 +236,9 @@ class Catalog:
             case Created():
                 self._set_meta("timezone", event.timezone)
                 self._set_meta("format", event.format)
+            case Configured():
+                self._set_meta("config_before", event.before)
+                self._set_meta("config_after", event.after)
             case Verified():
                 self._set_meta("verified_at", event.at)
                 self._set_meta("verified_part", event.part)
@@ -417,6 +428,7 @@ class Catalog:
             self._content(n, event.attempt, 0, event.log)
         for ordinal, report in enumerate(event.reports, 1):
             self._content(n, event.attempt, ordinal, report)
+        outbox.queue(self.db, event)
         return self._move(event.id, event.status, event.due_ms, event.seq)
 
     def _content(self, n: int, attempt: int, ordinal: int, content: Content) -> None:

@@ -19,6 +19,9 @@ TABLES = (
     "entries",
     "attempts",
     "contents",
+    "outbox",
+    "deliveries",
+    "outbox_totals",
     "totals",
 )
 SHOWN = 10

@@ -12,6 +12,7 @@ import apsw
 from archivefs import names
 from archivefs.catalog import conditions
 from archivefs.catalog.catalog import DROP_REASON, VOID_REASON, connect, day_number, day_text, status_number
+from archivefs.catalog.outbox import OutboxReader
 from archivefs.catalog.rows import Attempt, CodeRow, DictionaryRow, Entry, Record, Source, Stored, Total
 from archivefs.errors import CatalogError, UnknownEntryError
 from archivefs.events import STATUSES, Location, Status
@@ -28,6 +29,7 @@ class Reader:
         """Ask over this connection, which one thread at a time may use."""
         conditions.add_functions(db)
         self.db = db
+        self.outbox = OutboxReader(db)
         self._segments: dict[int, str] = {}
         self._names: dict[int, str] = {}
 
@@ -411,6 +413,15 @@ class Reader:
     def last_verified_part(self) -> int:
         """Which part that was, from 1; 0 before the first."""
         return int(self.db.execute("SELECT value FROM meta WHERE key = 'verified_part'").get or 0)
+
+    def timezone(self) -> str:
+        """The time zone that the archive was made with."""
+        return str(self.db.execute("SELECT value FROM meta WHERE key = 'timezone'").get)
+
+    def last_configured(self) -> tuple[str, str]:
+        """SHA-256 of archive.toml before and after its last change that was noted, '' for none."""
+        rows = dict(self.db.execute("SELECT key, value FROM meta WHERE key LIKE 'config_%'"))
+        return str(rows.get("config_before", "")), str(rows.get("config_after", ""))
 
     def lost(self) -> list[Entry]:
         """Entries whose content the disk does not have."""

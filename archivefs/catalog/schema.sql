@@ -5,7 +5,8 @@
 CREATE TABLE meta (
     key   TEXT PRIMARY KEY,        -- schema: version of this file; applied_seq, applied_sha256: last journal line
     value ANY NOT NULL             --   that is in here; timezone, format: of the archive; verified_at, verified_part: of
-                                   --   the last scheduled verification (UTC; from 1)
+                                   --   the last scheduled verification (UTC; from 1); config_before, config_after:
+                                   --   SHA-256 of archive.toml before and after its last change that was noted
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE converters (
@@ -112,6 +113,43 @@ CREATE TABLE contents (             -- what attempts stored
     stored     INTEGER NOT NULL,
     length     INTEGER NOT NULL,
     PRIMARY KEY (n, attempt, ordinal)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE outbox (               -- reports that are to be delivered, and what became of them
+    n            INTEGER NOT NULL REFERENCES entries,
+    attempt      INTEGER NOT NULL,  -- these two as in contents
+    ordinal      INTEGER NOT NULL,
+    converter_id INTEGER NOT NULL REFERENCES converters,
+    state        TEXT NOT NULL,     -- an events.Submission
+    report_id    TEXT NOT NULL,     -- under which it is delivered
+    queued_seq   INTEGER NOT NULL,  -- journal line that queued it; a converter's reports go out in this order
+    queued_ms    INTEGER NOT NULL,
+    due_ms       INTEGER NOT NULL,  -- earliest time of the next delivery, 0: at once, or none by itself
+    failures     INTEGER NOT NULL,  -- deliveries that failed since it was queued or queued again
+    PRIMARY KEY (n, attempt, ordinal)
+) STRICT, WITHOUT ROWID;
+-- the first of a converter's queue, and all that a person should look at
+CREATE INDEX outbox_unsent ON outbox (converter_id, state, queued_seq, ordinal) WHERE state != 'sent';
+
+CREATE TABLE deliveries (           -- each time that a report of the outbox was sent somewhere
+    n           INTEGER NOT NULL,
+    attempt     INTEGER NOT NULL,
+    ordinal     INTEGER NOT NULL,
+    number      INTEGER NOT NULL,   -- 1, 2, ...
+    state       TEXT NOT NULL,      -- what the report became by it, an events.Submission
+    started_ms  INTEGER NOT NULL,
+    duration_ms INTEGER NOT NULL,
+    http_status INTEGER NOT NULL,   -- of the answer, 0 for none
+    answer_id   TEXT NOT NULL,      -- the id that the receiver gave the report, '' for none
+    error       TEXT NOT NULL,      -- '' for none
+    PRIMARY KEY (n, attempt, ordinal, number)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE outbox_totals (        -- kept up to date by apply, so that nobody has to count
+    converter_id INTEGER NOT NULL,
+    state        TEXT NOT NULL,
+    reports      INTEGER NOT NULL,
+    PRIMARY KEY (converter_id, state)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE totals (               -- kept up to date by apply, so that the top of the tree never scans entries

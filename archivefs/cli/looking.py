@@ -14,7 +14,7 @@ from archivefs import describe, names, query, statistics
 from archivefs.archive import Archive
 from archivefs.catalog.rows import Entry
 from archivefs.cli.common import console, json_option, print_json, size_text, with_archive
-from archivefs.events import AnyEvent
+from archivefs.events import AnyEvent, Submission
 from archivefs.fs import mounts
 from archivefs.store.journal import Journal
 
@@ -54,6 +54,9 @@ def status(root: Path, as_json: bool) -> None:
         f"{size_text(facts['stored_bytes'])}; the archive takes {size_text(facts['disk_bytes'])} on disk, "
         f"{size_text(facts['free_bytes'])} are free"
     )
+    states = {state: facts["outbox"][state] for state in Submission if facts["outbox"][state]}
+    if states:
+        out.print("outbox: " + ", ".join(f"{count} {state}" for state, count in states.items()))
 
 
 @click.command()
@@ -173,11 +176,18 @@ def _event_text(event: AnyEvent) -> str:
     return names.safe(f"{kind}: {' '.join(words)}{by}")
 
 
+def _item(value: object) -> str:
+    if isinstance(value, dict) and "key" in value:
+        old, new = (msgspec.json.encode(value.get(each)).decode() for each in ("old", "new"))
+        return f"{value['key']} {old} -> {new}"
+    return str(value["name"]) if isinstance(value, dict) else str(value)
+
+
 def _short(value: object) -> str:
     if isinstance(value, str):
         return value if len(value) <= 200 else value[:200] + "..."
     if isinstance(value, list):
-        return ",".join(str(each["name"]) if isinstance(each, dict) else str(each) for each in value)
+        return ",".join(_item(each) for each in value)
     if isinstance(value, dict) and "name" in value:
         return str(value["name"])
     return msgspec.json.encode(value).decode()

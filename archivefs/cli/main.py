@@ -33,7 +33,9 @@ COMMANDS: Mapping[str, _Command] = {
     "restore": _Command("moving", "Copy sources out, checked."),
     "verify": _Command("checking", "Prove that everything is there and unaltered."),
     "quarantine": _Command("checking", "What was being written when the machine stopped."),
+    "config": _Command("configuring", "The configuration: checked, shown, changed."),
     "converter": _Command("converting", "Which converters there are, and how they do with a file."),
+    "outbox": _Command("submitting", "Reports on their way to where they are submitted."),
     "repack": _Command("upkeep", "Make finished days smaller."),
     "rebuild": _Command("setup", "Make the catalog again from the journal."),
 }

@@ -77,6 +77,10 @@ class Scheduler:
             del self._held[id_]
         self._wake.set()
 
+    def look_again(self) -> None:
+        """What kept entries from being converted may be over."""
+        self._wake.set()
+
     def _changed(self, changes: Sequence[Change]) -> None:
         if any(change.after in WAITING for change in changes):
             self._wake.set()
@@ -120,7 +124,7 @@ class Scheduler:
             if len(self._running) + len(chosen) >= self._archive.config.workers + ahead(slowest):
                 break
             self._ready.pop()
-            if entry.id not in self._held and entry.n not in self._running:
+            if self._may_start(entry):
                 chosen[entry.n] = entry
         return list(chosen.values())
 
@@ -137,11 +141,17 @@ class Scheduler:
         self._ready.sort(key=lambda entry: (-self._config(entry).priority, -entry.due_ms, -entry.n))
 
     def _may_start(self, entry: Entry) -> bool:
-        """Not while it runs or is being written again; nor while archive.toml does not say with what."""
+        """Not while it runs or is being written again; nor while archive.toml does not say with what.
+
+        Nor while its reports would find no room in the outbox.
+        """
         if entry.n in self._running or entry.id in self._held or not self._config(entry).run:
             return False
-        until = self._unable.get(self._converter(entry))
-        return until is None or time.monotonic() >= until
+        converter = self._converter(entry)
+        until = self._unable.get(converter)
+        if until is not None and time.monotonic() < until:
+            return False
+        return not self._archive.reader.outbox.is_full(converter, self._config(entry).submit)
 
     def _seconds_to_next(self) -> float:
         now = self._archive.now_ms()

@@ -11,10 +11,11 @@ from pathlib import Path
 import pyfuse3
 import trio
 
+from archivefs import configuring
 from archivefs.archive import Archive
 from archivefs.committer import Committer
 from archivefs.convert.scheduler import Scheduler
-from archivefs.errors import ConnectionLostError, MountError, OutOfMemoryError
+from archivefs.errors import ArchiveError, ConnectionLostError, MountError, OutOfMemoryError
 from archivefs.fs import memory, mounts
 from archivefs.fs.capture import Capturer
 from archivefs.fs.frame_cache import LEAST_BYTES, FrameCache
@@ -25,12 +26,16 @@ from archivefs.fs.operations import Operations, Presentation
 from archivefs.fs.tree import Tree
 from archivefs.jobs.scheduled_verify import Schedule
 from archivefs.jobs.training import Training
+from archivefs.operations import Note
+from archivefs.submit.outbox import Outbox
 
 log = logging.getLogger(__name__)
 
 MAX_REQUESTS = 512
 """Requests served at once; closes that wait for the disk must not keep readers out."""
 HOUSEKEEPING_SECONDS = 600.0
+RELOAD = "configuration"
+"""The alarm of an archive.toml that could not be read again."""
 
 
 def serve(root: Path, mountpoint: Path, options: MountOptions, ready: Callable[[], None]) -> None:
@@ -70,7 +75,8 @@ class _Mount:
         self._inbox = Inbox(archive)
         self._cache = FrameCache(archive.content, max(archive.config.read_cache_bytes, LEAST_BYTES))
         self._scheduler = Scheduler(archive, self._committer)
-        tree = Tree(archive, self._inbox, self._cache)
+        self._outbox = Outbox(archive, self._committer, self._scheduler.look_again)
+        self._tree = tree = Tree(archive, self._inbox, self._cache)
         self._committer.on_change(tree.changed)
         self._committer.on_change(Invalidator(archive, tree.levels, self._kernel).changed)
         self._capturer = Capturer(archive, self._committer, self._scheduler, self._inbox)
@@ -110,6 +116,7 @@ class _Mount:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._scheduler.run)
+                nursery.start_soon(self._outbox.run)
                 nursery.start_soon(self._capturer.run)
                 nursery.start_soon(self._cache.run)
                 nursery.start_soon(self._keep_house)
@@ -149,6 +156,7 @@ class _Mount:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             async for number in signals:
                 if number == signal.SIGHUP:
+                    await self._reload()
                     continue
                 log.info("%s: unmounting", signal.Signals(number).name)
                 self._stopped = True
@@ -156,6 +164,30 @@ class _Mount:
                 self._kernel.stop()
                 await trio.to_thread.run_sync(self._kernel.join)
                 pyfuse3.terminate()
+
+    async def _reload(self) -> None:
+        """Go by archive.toml as it is now; where anything in it is wrong, by what was read before.
+
+        Conversions and deliveries that run go on as they began.
+        """
+        archive = self._archive
+        try:
+            event = await trio.to_thread.run_sync(configuring.read_again, archive)
+            self._inbox.add_converters()
+        except (ArchiveError, OSError) as error:
+            log.error("archive.toml was not read again: %s", error)
+            archive.alarms[RELOAD] = f"{error}; what was read before stays in force"
+            return
+        archive.alarms.pop(RELOAD, None)
+        self._tree.reload()
+        self._scheduler.look_again()
+        self._outbox.reload()
+        log.info("archive.toml was read again; changed: %s", ", ".join(each.key for each in event.changes))
+        if event.changes:
+            try:
+                await self._committer.submit(Note(event))
+            except ArchiveError as error:
+                log.error("that archive.toml was read again could not be noted: %s", error)
 
     async def _keep_house(self) -> None:
         """Now and then: compress the journal of days that have ended, and note its count outside it."""

@@ -103,24 +103,28 @@ class ContentFile(File):
 
 
 class TextFile(File):
-    """Bytes made from the catalog, kept by the kernel as long as their mtime is the same."""
+    """Bytes made from the catalog, kept by the kernel as long as their mtime is the same.
+
+    Of what is about to change it keeps neither bytes nor attributes: it would cut new bytes at the old size.
+    """
 
     def __init__(self, ino: int, content: bytes, mtime_ns: int, known: float) -> None:
         self.ino = ino
         self._content = content
         self._mtime_ns = mtime_ns
         self._known = known
+        self._lasts = known >= FOREVER
 
     def attributes(self) -> Attributes:
         """The size of the bytes; they take no blocks of their own."""
         return Attributes(
             self.ino, FILE_MODE, len(self._content), 1, self._mtime_ns, self._mtime_ns,
-            entry_timeout=self._known, attr_timeout=self._known,
+            entry_timeout=self._known, attr_timeout=FOREVER if self._lasts else 0,
         )  # fmt: skip
 
     def open(self) -> Handle:
         """The bytes as they are now."""
-        return Text(self._content, keep_cache=True)
+        return Text(self._content, keep_cache=self._lasts)
 
 
 class EntryNodes:
@@ -201,7 +205,12 @@ class EntryNodes:
         content = self._described(entry)
         # The digits below a millisecond tell the versions apart, for the kernel's cache.
         when = entry.captured_ms * 10**6 + entry.changed_seq % 10**6
-        return TextFile(ino, content, when, while_in(entry.status))
+        return TextFile(ino, content, when, self._while_queued(entry))
+
+    def _while_queued(self, entry: Entry) -> float:
+        """As ``while_in``, and briefly while a delivery is about to change what is known."""
+        queued = entry.attempts and self.archive.reader.outbox.is_queued(entry.n)
+        return MOVING if queued else while_in(entry.status)
 
     def error(self, entry: Entry, attempt: Attempt) -> TextFile:
         """Why the last attempt failed."""
@@ -338,13 +347,16 @@ class AttemptDir(_NamedDir):
 
     def named(self) -> list[tuple[bytes, Node]]:
         """What the attempt left."""
-        attempt = self._attempt()
+        attempt, reader = self._attempt(), self._nodes.archive.reader
         when = attempt.started_ms * 10**6
-        contents = self._nodes.archive.reader.contents(self._n)
-        facts = describe.as_file(describe.attempt(attempt, contents))
+        contents, sent = reader.contents(self._n), describe.submissions(reader, self._n)
+        facts = describe.as_file(describe.attempt(attempt, contents, sent))
         ino = inodes.entry_part(Kind.FILE, self._n, self._number, Slot.ATTEMPT_JSON)
         ended = bool(attempt.outcome)
-        file = TextFile(ino, facts, when + ended, FOREVER if ended else MOVING)
+        known = FOREVER if ended and not reader.outbox.is_queued(self._n) else MOVING
+        # As in entry.json: the digits below a millisecond tell the versions apart.
+        version = self._nodes.row(self._n).changed_seq % 10**6 if sent else int(ended)
+        file = TextFile(ino, facts, when + version, known)
         found: list[tuple[bytes, Node]] = [(b"attempt.json", file)]
         for stored in contents:
             node = self._nodes.stored(stored, when) if stored.attempt == self._number else None

@@ -11,7 +11,6 @@ import os
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
 
 import trio
 
@@ -20,7 +19,7 @@ from archivefs.archive import Archive
 from archivefs.errors import ArchiveError, UnknownConverterError
 from archivefs.events import Actor
 from archivefs.fs import inodes
-from archivefs.fs.node import Attributes, Directory, Handle, Listed, Node
+from archivefs.fs.node import Attributes, Caller, Directory, Handle, Listed, Node
 from archivefs.store.durable import make_dirs, sync_up
 
 log = logging.getLogger(__name__)
@@ -35,22 +34,6 @@ PATH_MAX = 4096
 """Longest path that Linux takes, with the zero behind it (linux/limits.h)."""
 THREAD_BYTES = 64 << 10
 """Reads and writes from this size on go through a thread: they may wait for the disk."""
-
-
-class Caller(Protocol):
-    """Who makes a request, as the kernel says."""
-
-    @property
-    def uid(self) -> int:
-        """The user."""
-
-    @property
-    def gid(self) -> int:
-        """The group."""
-
-    @property
-    def pid(self) -> int:
-        """The process or thread; 0 where it is in another PID namespace."""
 
 
 class InboxItem(Node):
@@ -234,7 +217,11 @@ class Inbox:
         self.root.mode = 0o755
         self._items[self.root.ino] = self.root
         self._chown = os.geteuid() == 0
-        for name in archive.config.converters:
+        self.add_converters()
+
+    def add_converters(self) -> None:
+        """Make the folders of converters that have none yet. Raises ``OSError``."""
+        for name in self.archive.config.converters:
             folder = Path(os.fsdecode(self.top)) / name
             if not folder.exists():
                 make_dirs(folder)

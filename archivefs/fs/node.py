@@ -3,7 +3,7 @@
 import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from archivefs.events import FINAL, Status
 
@@ -39,6 +39,22 @@ class Attributes(NamedTuple):
 def while_in(status: Status) -> float:
     """How long the kernel may cache what depends on an entry's status, in seconds."""
     return FOREVER if status in FINAL else MOVING
+
+
+class Caller(Protocol):
+    """Who makes a request, as the kernel says."""
+
+    @property
+    def uid(self) -> int:
+        """The user."""
+
+    @property
+    def gid(self) -> int:
+        """The group."""
+
+    @property
+    def pid(self) -> int:
+        """The process or thread; 0 where it is in another PID namespace."""
 
 
 class Node(ABC):

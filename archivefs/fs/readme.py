@@ -13,6 +13,8 @@ known about it in entry.json, its report in report.json, and the reason in error
   by-converter/CONVERTER/DATE/STATUS/     by-date/YEAR/MONTH/DAY/CONVERTER/STATUS/
   by-status/STATUS/CONVERTER/DATE/        by-id/ID/
 
+SUBMITTED reports have their state in entry.json; archivefs outbox lists those that wait or were refused.
+
 COPY files out to restore them. sources/ shows them under their own names, for "select all, copy":
   sources/CONVERTER/DATE/STATUS/
 
@@ -41,7 +43,9 @@ def text(archive: Archive) -> bytes:
     for name, converter in sorted(archive.config.converters.items()):
         takes = ", ".join(converter.patterns) or "any file"
         lines.append(
-            f"  inbox/{name}/".ljust(40) + (f"converts {takes}" if converter.run else "archives only")
+            f"  inbox/{name}/".ljust(40)
+            + (f"converts {takes}" if converter.run else "archives only")
+            + (", submits the reports" if converter.run and converter.submit else "")
         )
     statuses = "".join(f"\n  {status:<12} {meaning}" for status, meaning in _MEANING.items())
     return _TEXT.format(

@@ -90,6 +90,10 @@ class Tree:
             (int(Fixed.HEALTH), b"health.json"),
         ]
 
+    def reload(self) -> None:
+        """archive.toml was read again, and README.txt tells of it."""
+        self._readme = readme.text(self.archive)
+
     def changed(self, changes: Sequence[Change]) -> None:
         """A listener for the committer."""
         self.changed_ns = self.archive.now_ms() * 10**6

@@ -97,6 +97,19 @@ def check_lost(archive: Archive) -> list[Finding]:
     ]  # fmt: skip
 
 
+def check_outbox(archive: Archive) -> list[Finding]:
+    """Reports that wait for delivery and cannot be read any more."""
+    return [
+        Finding(
+            Severity.ERROR, "report-lost", "outbox",
+            f"{item.id}: report {item.ordinal} of attempt {item.attempt} waits for delivery by"
+            f" {item.converter}, and its content is not on the disk",
+            f"convert the source again, or give the report up: archivefs outbox --drop {item.id}",
+        )
+        for item in archive.reader.outbox.lost()
+    ]  # fmt: skip
+
+
 def check_dictionaries(archive: Archive, lacking: Mapping[str, int], *, mounted: bool) -> list[Finding]:
     """Files that are missing, not what the journal says, or that it does not know.
 

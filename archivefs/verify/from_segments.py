@@ -50,6 +50,7 @@ LOST = (
     "who did what (actors), and when things other than captures happened",
     "which sources were superseded, skipped, rejected or failed: without a report they are quarantined",
     "attributes that were set after the capture",
+    "which reports were submitted: none is queued any more",
 )
 """What cannot come back from segments."""
 BATCH = 1000

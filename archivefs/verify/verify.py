@@ -78,6 +78,7 @@ def verify(archive: Archive, scope: Scope, progress: Progress = lambda done, tot
         report.findings += check_folder(archive.root, mounted=mounted)
         report.findings += contents.check_names(archive, mounted=mounted)
         report.findings += contents.check_lost(archive)
+        report.findings += contents.check_outbox(archive)
         report.findings += check_code(archive, mounted=mounted)
         report.events, found = journal.check(archive.root, archive.root / CATALOG)
         report.findings += found

@@ -10,16 +10,16 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "archivefs"
 LAYERS = [
-    ("attributes", "background", "errors", "events", "names"),
+    ("attributes", "background", "errors", "events", "names", "reports"),
     ("config",),
     ("query",),
     ("store", "catalog"),
     ("packing",),
     ("transaction",),
     ("operations",),
-    ("reopening",),
+    ("reopening", "settings"),
     ("archive",),
-    ("bulk", "committer", "describe", "quarantine", "restoring", "statistics"),
+    ("bulk", "committer", "configuring", "describe", "quarantine", "restoring", "statistics"),
     ("convert", "submit", "verify"),
     ("jobs",),
     ("fs",),
@@ -32,6 +32,8 @@ KNOWS = {
     "apsw": ("catalog/", "archive.py"),
     "zstandard": ("store/",),
     "click": ("cli/",),
+    "httpx": ("submit/http.py",),
+    "tomlkit": ("settings.py",),
     "rich": ("cli/",),
     "trio": ("committer.py", "convert/", "submit/", "verify/", "jobs/", "fs/", "cli/"),
 }

@@ -17,7 +17,7 @@ from archivefs.bulk import capture
 from archivefs.catalog.catalog import SCHEMA_VERSION
 from archivefs.cli.main import COMMANDS, cli, load
 from archivefs.committer import GROUP
-from archivefs.config import Config, ConverterConfig
+from archivefs.config import Config, ConverterConfig, SubmitConfig
 from archivefs.convert.process import WorkerError
 from archivefs.convert.snapshots import CodeError
 from archivefs.errors import ArchiveError, ConfigError
@@ -195,6 +195,7 @@ SAID: dict[str, Any] = {
     "number of processors": os.cpu_count() or 1,
     "none": {},
     "none: archive only": "",
+    "nowhere": None,
 }
 """Defaults that the tables say in words."""
 
@@ -225,12 +226,13 @@ def bounds(hint: object) -> str:
 
 
 @pytest.mark.parametrize(
-    ("heading", "kind"), [("## The archive", Config), ("## Converters", ConverterConfig)]
+    ("heading", "kind"),
+    [("## The archive", Config), ("## Converters", ConverterConfig), ("## Submit", SubmitConfig)],
 )
 def test_every_key_of_archive_toml_is_told_with_its_default_and_limits_and_no_other(
     heading: str, kind: type[msgspec.Struct]
 ) -> None:
-    spoken = {field: key for key, (field, _) in config._SPOKEN.items()} if kind is Config else {}
+    spoken = {field: key for key, (field, _) in config.SPOKEN.items()} if kind is Config else {}
     told, hints = keys(heading), get_type_hints(kind, include_extras=True)
     of_kind = {spoken.get(field.name, field.name): field for field in msgspec.structs.fields(kind)}
     assert told.keys() == of_kind.keys()
@@ -271,6 +273,16 @@ WRONG = (
     '[converters.ict-csv]\npost_action = "delete"\n',
     '[converters.ict-csv]\npatterns = "*.csv"\n',
     "[converters.ict-csv]\narchive_sources = false\n",
+    '[converters.ict-csv]\narchive_reports = false\nsubmit = {kind = "directory", path = "out"}\n',
+    '[converters.ict-csv.submit]\nkind = "ftp"\n',
+    '[converters.ict-csv.submit]\nkind = "http"\nurl = "http://a"\npath = "out"\n',
+    '[converters.ict-csv.submit]\nkind = "http"\n',
+    '[converters.ict-csv.submit]\nkind = "http"\nurl = "reports.example"\n',
+    '[converters.ict-csv.submit]\nkind = "http"\nurl = "http://me:secret@reports.example"\n',
+    '[converters.ict-csv.submit]\nkind = "http"\nurl = "http://a"\ntoken = "secret"\n',
+    '[converters.ict-csv.submit]\nkind = "http"\nurl = "http://a"\ntoken_scheme = "Bearer "\n',
+    '[converters.ict-csv.submit]\nkind = "http"\nurl = "http://a"\nheaders = {X-Key = "a "}\n',
+    '[converters.ict-csv.submit]\nkind = "http"\nurl = "http://a"\nheaders = {Cookie = "a=b"}\n',
     "[converters.ict-csv]\narguments = { since = 2026-11-20 }\n",
 )
 """What brings about the errors that the page shows, in its order; None: no file alone does."""
@@ -371,7 +383,7 @@ def test_figures_in_the_text_are_those_of_the_code() -> None:
     assert f"at most {GROUP}." in page("durability.md")
     assert f"up to {capture.GROUP} files" in page("durability.md")
     assert f"at most {query.MAX_ALTERNATIVES} " in page("commands.md")
-    assert SCHEMA_VERSION == 4
+    assert SCHEMA_VERSION == 5
 
 
 def slug(heading: str) -> str:
