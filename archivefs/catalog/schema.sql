@@ -35,7 +35,7 @@ CREATE TABLE dictionaries (
 ) STRICT;
 
 CREATE TABLE code (               -- versions of converters' code that ever ran
-    converter    TEXT NOT NULL,
+    converter    TEXT NOT NULL,     -- whose code
     sha256       TEXT NOT NULL,     -- of converters/CONVERTER/SHA256.zip
     size         INTEGER NOT NULL,  -- of that file
     files        INTEGER NOT NULL,  -- how many files of code it holds
