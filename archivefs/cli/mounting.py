@@ -44,7 +44,7 @@ def mount(
     """
     options = mounts.parse_options(",".join(words))
     mounts.require_fuse()
-    config.load(archive)
+    _warn(config.load(archive))
     root, mountpoint = archive.resolve(), mounts.absolute(mountpoint)
     level = logging.DEBUG if debug else logging.INFO
     if foreground:
@@ -52,6 +52,18 @@ def mount(
         _serve(root, mountpoint, options, None)
     else:
         _start_daemon(root, mountpoint, options, log_file or root / LOG_FILE, level)
+
+
+def _warn(settings: config.Config) -> None:
+    """Say at once which converters cannot run; the daemon's log and health.json say it, too."""
+    from archivefs.convert import sandbox
+
+    strict = [name for name, each in settings.converters.items() if each.run and each.sandbox == "strict"]
+    try:
+        if strict:
+            sandbox.bubblewrap()
+    except sandbox.SandboxError as error:
+        click.echo(f"archivefs: {', '.join(strict)} cannot run, the entries wait: {error}", err=True)
 
 
 def _log_to(handler: logging.Handler, level: int) -> None:

@@ -4,10 +4,11 @@ A pyWATS converter is recognised by what it inherits; its package is imported fo
 library otherwise.
 """
 
+import functools
 import importlib.util
 import sys
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from enum import Enum
 from pathlib import Path
@@ -18,6 +19,9 @@ from archivefs.convert.protocol import Context, Result, Source, Validation
 
 Converter = Callable[[Path, dict[str, Any], int], Result]
 PYWATS = "pywats_client"
+DETECTED = "detected_"
+TOLD = ("metadata", "records_processed", "processing_time_ms")
+"""Of a pyWATS validation and result: what is for people."""
 
 
 class NotAReportError(Exception):
@@ -99,7 +103,7 @@ def _own(converter: Any, thresholds: Thresholds) -> Converter:  # noqa: ANN401  
                 warning = judged
         return _warned(as_result(converter.convert(source, context)), [warning])
 
-    return convert
+    return _with_schema(convert, schema)
 
 
 def _pywats(converter: Any, thresholds: Thresholds) -> Converter:  # noqa: ANN401  of a package that may be missing
@@ -123,10 +127,26 @@ def _pywats(converter: Any, thresholds: Thresholds) -> Converter:  # noqa: ANN40
         judged = _judged(verdict, thresholds)
         if isinstance(judged, Result):
             return judged
+        _tell((name, value) for name, value in vars(verdict).items() if name.startswith(DETECTED))
         warnings = [judged, *map(str, getattr(verdict, "warnings", None) or ())]
-        return _warned(_translated(converter.convert(source, context)), warnings)
+        given = converter.convert(source, context)
+        _tell((name, getattr(given, name, None)) for name in TOLD)
+        return _warned(_translated(given), warnings)
 
+    return _with_schema(convert, schema)
+
+
+def _with_schema(convert: Converter, schema: Mapping[str, Any]) -> Converter:
+    """The converter, and with it a way to ask whether it takes given arguments: ``check``."""
+    convert.check = functools.partial(complete, schema)  # type: ignore[attr-defined]
     return convert
+
+
+def _tell(facts: Iterable[tuple[str, object]]) -> None:
+    """What the client of pyWATS would show a person goes into the attempt's log."""
+    for name, value in facts:
+        if value not in (None, 0, "", {}):
+            print(f"{name.replace('_', ' ')}: {value}", flush=True)  # noqa: T201
 
 
 def _translated(given: Any) -> Result:  # noqa: ANN401  a ConverterResult
@@ -134,7 +154,9 @@ def _translated(given: Any) -> Result:  # noqa: ANN401  a ConverterResult
     status = given.status.value if isinstance(given.status, Enum) else str(given.status)
     warnings = tuple(map(str, given.warnings or ()))
     if status == "success":
-        reports = list(given.reports or ()) or ([] if given.report is None else [given.report])
+        reports = list(given.reports or ())
+        if given.report is not None and given.report not in reports:
+            reports.insert(0, given.report)
         return Result.success(*(each for report in reports for each in _plain(report)), warnings=warnings)
     reason = str((given.suspend_reason if status == "suspended" else given.error) or "no reason was given")
     if status == "suspended":

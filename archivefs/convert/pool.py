@@ -1,11 +1,10 @@
 """Worker processes: started when needed, kept alive, one conversion at a time, killed when they hang."""
 
+import heapq
 import itertools
-import shutil
+import time
 from dataclasses import dataclass
-from os import fsdecode
 from pathlib import Path
-from typing import Any
 
 import trio
 
@@ -26,13 +25,47 @@ class _Member:
     worker: Worker
 
 
+class _Turns:
+    """So many at once; of those who wait, the most urgent comes next."""
+
+    def __init__(self, size: int) -> None:
+        self._free = size
+        self._order = itertools.count()
+        self._waiting: list[tuple[int, int, trio.Event]] = []
+
+    async def take(self, priority: int) -> None:
+        """Wait for a turn; 1 is the highest priority. It is to be given back, but where this is cancelled."""
+        if self._free:
+            self._free -= 1
+            return
+        turn = trio.Event()
+        mine = (priority, next(self._order), turn)
+        heapq.heappush(self._waiting, mine)
+        try:
+            await turn.wait()
+        except BaseException:
+            if turn.is_set():
+                self.give_back()
+            else:
+                self._waiting.remove(mine)
+                heapq.heapify(self._waiting)
+            raise
+
+    def give_back(self) -> None:
+        """Let the next one have it."""
+        if self._waiting:
+            heapq.heappop(self._waiting)[2].set()
+        else:
+            self._free += 1
+
+
 class Pool:
     """At most ``size`` workers for all converters together; one that is idle is used again."""
 
     def __init__(self, work_dir: Path, size: int) -> None:
         """``work_dir``: an empty folder for those of the workers."""
         self._work_dir = work_dir
-        self._slots = trio.Semaphore(size)
+        self._turns = _Turns(size)
         self._size = size
         self._idle: list[_Member] = []
         self._count = 0
@@ -44,19 +77,26 @@ class Pool:
         Raises ``WorkerError`` where it timed out, died or answered nonsense, ``SandboxError`` where no worker
         can be started. Cancellation kills the worker.
         """
-        async with self._slots:
+        await self._turns.take(config.priority)
+        try:
             member = await self._take(converter, config, code)
-            keep = False
-            try:
-                answer = await member.worker.convert(job, config.timeout_seconds)
-                keep = not answer.retire and member.worker.conversions < config.worker_conversions
-            finally:
-                if keep:
-                    self._idle.append(member)
-                else:
-                    await member.worker.kill()
-                    self._count -= 1
-        return answer
+            return await self._convert(member, job)
+        finally:
+            self._turns.give_back()
+
+    async def _convert(self, member: _Member, job: Job) -> Answer:
+        keep, clock = False, time.monotonic()
+        try:
+            answer = await member.worker.convert(job, member.config.timeout_seconds)
+            keep = not answer.retire and member.worker.conversions < member.config.worker_conversions
+            return answer
+        finally:
+            job.seconds = time.monotonic() - clock
+            if keep:
+                self._idle.append(member)
+            else:
+                await member.worker.kill()
+                self._count -= 1
 
     async def close(self) -> None:
         """End all idle workers."""
@@ -86,11 +126,3 @@ class Pool:
         self._idle.remove(member)
         await member.worker.dismiss()
         self._count -= 1
-
-
-def make_job(work_dir: Path, number: int, name: bytes, attempt: int, arguments: dict[str, Any]) -> Job:
-    """An empty folder for a source; it is still to be written to ``job.source``."""
-    folder = work_dir / str(number)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(0o700, parents=True)
-    return Job(folder / fsdecode(name), attempt, arguments)

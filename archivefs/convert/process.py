@@ -10,7 +10,6 @@ import os
 import secrets
 import shutil
 import signal
-import stat
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,16 +65,19 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass
 class Job:
-    """One conversion: ``source`` is the file to convert, in a folder of its own.
+    """One conversion: ``source`` is the file or folder to convert, which gets ``name`` in the worker's sight.
 
+    It is moved there, so it must be on the disk of the workers' folders, and open to all who get to it.
     What comes of it, however it ends: ``log`` is the end of what the converter printed, ``reports`` are the
-    bytes of each report.
+    bytes of each report, ``seconds`` is how long the worker took.
     """
 
     source: Path
+    name: str
     attempt: int
     arguments: dict[str, Any]
     log: bytes = b""
+    seconds: float = 0.0
     reports: list[bytes] = field(default_factory=list)
 
 
@@ -136,24 +138,24 @@ class Worker:
         Raises ``WorkerError`` where it timed out, the process ended or answered nonsense; then, and when
         cancelled, the worker is to be killed.
         """
-        source = self._place.source / job.source.name
-        message = {"name": job.source.name, "arguments": job.arguments, "attempt": job.attempt}
+        source = self._place.source / job.name
+        message = {"name": job.name, "arguments": job.arguments, "attempt": job.attempt}
         self.conversions += 1
         try:
-            await _lay(job.source, source)
+            os.rename(job.source, source)  # noqa: PTH104
             answer = await self._do(message, timeout_seconds)
             job.reports = await self._read_reports(answer.reports)
             return answer
         finally:
             job.log = self.read_log()
-            _remove(source)
+            remove(source)
 
-    async def load(self, timeout_seconds: float) -> Answer:
-        """Import the converter and make an object of its class, as before the first conversion.
+    async def load(self, arguments: dict[str, Any], timeout_seconds: float) -> Answer:
+        """Import the converter, as before the first conversion, and see whether it takes these arguments.
 
         Raises ``WorkerError``, as ``convert``.
         """
-        return await self._do({"name": None}, timeout_seconds)
+        return await self._do({"name": None, "arguments": arguments}, timeout_seconds)
 
     async def _do(self, message: dict[str, Any], timeout_seconds: float) -> Answer:
         os.ftruncate(self._log, 0)
@@ -239,20 +241,14 @@ class Worker:
             await self._receive.aclose()
             for fd in (self._ended, self._log, self._out):
                 os.close(fd)
-            await trio.to_thread.run_sync(_remove, self._place.folder)
+            await trio.to_thread.run_sync(remove, self._place.folder)
 
 
-async def _lay(source: Path, target: Path) -> None:
-    """Give a source, or a folder of them, to the worker: it may read it, whoever it runs as."""
-    if stat.S_ISDIR(os.stat(source).st_mode):  # noqa: PTH116
-        await trio.to_thread.run_sync(_open_to_readers, source)
-    else:
-        os.chmod(source, 0o444)  # noqa: PTH101
-    os.rename(source, target)  # noqa: PTH104
-
-
-def _open_to_readers(folder: Path) -> None:
-    for here, _, names in os.walk(folder):
+def open_to_readers(source: Path) -> None:
+    """Let a worker read a source, or a folder of them, whoever it runs as. Raises ``OSError``."""
+    if not source.is_dir():
+        source.chmod(0o444)
+    for here, _, names in os.walk(source):
         Path(here).chmod(0o755)
         for name in names:
             Path(here, name).chmod(0o444)
@@ -268,7 +264,7 @@ def _parse(line: bytes, job: str) -> Answer:
     return answer
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
     """Remove a file or folder; what cannot be removed now goes when the daemon starts again."""
     try:
         path.unlink(missing_ok=True)

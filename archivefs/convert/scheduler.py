@@ -16,9 +16,9 @@ from archivefs.catalog.catalog import Change
 from archivefs.catalog.rows import Entry
 from archivefs.committer import Committer
 from archivefs.config import ConverterConfig
-from archivefs.convert.pool import Pool, make_job
+from archivefs.convert.pool import Pool
 from archivefs.convert.preparation import Preparation
-from archivefs.convert.process import Answer, Job
+from archivefs.convert.process import Answer, Job, remove
 from archivefs.convert.snapshots import Code, Packed
 from archivefs.errors import ArchiveError, SegmentMissingError
 from archivefs.events import WAITING, Location, Outcome, Status
@@ -30,6 +30,10 @@ log = logging.getLogger(__name__)
 LOOK_AHEAD = 1000
 """Due entries compared by priority at once; bounds the work of one look at the catalog."""
 TROUBLED_SECONDS = 10.0
+AHEAD_SECONDS = 0.2
+AHEAD_MOST = 64
+"""So much work is begun before a worker is free for it: what is short waits for the disk much longer than it
+runs, and many commits at once cost hardly more than one (tools/bench, "convert")."""
 LOOK_SECONDS = 0.2
 """How old the answer may be while there is a backlog; with none, every look is fresh."""
 _STATUS = {
@@ -52,7 +56,8 @@ class Scheduler:
         self._pool = Pool(self._work_dir, archive.config.workers)
         self._preparation = Preparation(archive.root.resolve(), self._work_dir, self._keep)
         self._unable: dict[str, float] = {}
-        self._running: set[int] = set()
+        self._pace: dict[str, float] = {}
+        self._running: dict[int, str] = {}
         self._held: dict[str, int] = {}
         self._ready: list[Entry] = []
         self._looked = 0.0
@@ -89,7 +94,7 @@ class Scheduler:
                     self._wake = trio.Event()
                     try:
                         for entry in self._next():
-                            self._running.add(entry.n)
+                            self._running[entry.n] = self._converter(entry)
                             nursery.start_soon(self._convert, entry)
                         pause = self._seconds_to_next()
                     except Exception:
@@ -102,20 +107,28 @@ class Scheduler:
                 await self._pool.close()
 
     def _next(self) -> list[Entry]:
-        """The entries to start now, as many as there are free workers."""
-        free = self._archive.config.workers - len(self._running)
-        chosen: list[Entry] = []
+        """The entries to start now: as many as there are free workers, and some ahead."""
+        chosen: dict[int, Entry] = {}
+        slowest = max(map(self._seconds, self._running.values()), default=0.0)
         looked = False
-        while len(chosen) < free:
+        while True:
             if not looked and (not self._ready or time.monotonic() - self._looked > LOOK_SECONDS):
                 self._look()
                 looked = True
             if not self._ready:
                 break
-            entry = self._ready.pop()
+            entry = self._ready[-1]
+            slowest = max(slowest, self._seconds(self._converter(entry)))
+            if len(self._running) + len(chosen) >= self._archive.config.workers + ahead(slowest):
+                break
+            self._ready.pop()
             if self._may_start(entry):
-                chosen.append(entry)
-        return chosen
+                chosen[entry.n] = entry
+        return list(chosen.values())
+
+    def _seconds(self, converter: str) -> float:
+        """How long its conversions took lately; as long as can be where nobody knows."""
+        return self._pace.get(converter, math.inf)
 
     def _look(self) -> None:
         """Ask the catalog what is due; the most urgent comes last."""
@@ -132,7 +145,7 @@ class Scheduler:
         """
         if entry.n in self._running or entry.id in self._held or not self._config(entry).run:
             return False
-        converter = self._archive.reader.converter_name(entry.converter_id)
+        converter = self._converter(entry)
         until = self._unable.get(converter)
         if until is not None and time.monotonic() < until:
             return False
@@ -174,13 +187,16 @@ class Scheduler:
             log.info("%s can run", converter)
         return code
 
+    def _converter(self, entry: Entry) -> str:
+        return self._archive.reader.converter_name(entry.converter_id)
+
     def _config(self, entry: Entry) -> ConverterConfig:
-        return self._archive.converter_config(self._archive.reader.converter_name(entry.converter_id))
+        return self._archive.converter_config(self._converter(entry))
 
     async def _convert(self, entry: Entry) -> None:
         try:
             cause = "capture" if entry.attempts == 0 else "retry"
-            converter = self._archive.reader.converter_name(entry.converter_id)
+            converter = self._converter(entry)
             code = await self._prepared(converter, self._archive.converter_config(converter))
             if code is None:
                 return
@@ -194,14 +210,13 @@ class Scheduler:
             log.exception("conversion of %s", entry.id)
             await trio.sleep(1)
         finally:
-            self._running.discard(entry.n)
+            self._running.pop(entry.n, None)
             self._wake.set()
 
     async def _attempt(self, entry: Entry, attempt: int, code: Code) -> None:
         """Run the converter and record the end, whatever it is; cancellation is recorded too."""
-        converter = self._archive.reader.converter_name(entry.converter_id)
+        converter = self._converter(entry)
         config = self._archive.converter_config(converter)
-        started_ms, clock = self._archive.now_ms(), time.monotonic()
         answer = Answer(outcome=Outcome.INTERRUPTED, error="archivefs stopped while this conversion ran")
         job: Job | None = None
         try:
@@ -215,17 +230,19 @@ class Scheduler:
         finally:
             with trio.CancelScope(shield=True):
                 status, due_ms, error_text = self._verdict(entry, config, answer)
+                taken = job.seconds if job is not None else 0.0
+                self._pace[converter] = max(taken, 0.7 * self._pace.get(converter, 0.0) + 0.3 * taken)
                 finish = FinishAttempt(
                     id=entry.id, converter=converter, attempt=attempt, outcome=answer.outcome,
-                    status=status, started_ms=started_ms,
-                    duration_ms=int((time.monotonic() - clock) * 1000), version=answer.version,
+                    status=status, started_ms=self._archive.now_ms() - int(taken * 1000),
+                    duration_ms=int(taken * 1000), version=answer.version,
                     arguments=config.arguments, error=error_text, warnings=answer.warnings,
                     due_ms=due_ms, log=Report("log.txt", job.log) if job and job.log else None,
                     reports=_reports(job),
                 )  # fmt: skip
                 await self._record(finish, interrupted=answer.outcome is Outcome.INTERRUPTED)
                 if job is not None:
-                    await trio.to_thread.run_sync(remove_tree, job.source.parent)
+                    remove(job.source)
 
     async def _record(self, finish: FinishAttempt, *, interrupted: bool) -> None:
         """Commit the end of an attempt, again and again while the disk refuses it.
@@ -259,7 +276,7 @@ class Scheduler:
         return Status.SUSPENDED, self._archive.now_ms() + int(delay * 1000) + 1, error
 
     async def _extracted(self, entry: Entry, attempt: int, config: ConverterConfig) -> Job:
-        """The archived source in a folder of its own; looked for again where a repack moved it meanwhile."""
+        """The archived source, laid out for a worker; looked for again where a repack moved it meanwhile."""
         place = self._archive.reader.location(entry)
         try:
             return await trio.to_thread.run_sync(self._extract, entry, place, attempt, config)
@@ -270,15 +287,24 @@ class Scheduler:
             return await trio.to_thread.run_sync(self._extract, entry, moved, attempt, config)
 
     def _extract(self, entry: Entry, place: Location, attempt: int, config: ConverterConfig) -> Job:
-        """Lay the archived source into a folder of its own; its hash is checked on the way."""
-        job = make_job(self._work_dir, entry.n, entry.name, attempt, config.arguments)
-        fd = os.open(job.source, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        """Lay the archived source out for a worker; its hash is checked on the way."""
+        source = self._work_dir / str(entry.n)
+        fd = os.open(source, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             self._archive.content.copy(place, entry.size, entry.sha256, fd)
             os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
+            os.fchmod(fd, 0o444)
+        except BaseException:
+            source.unlink()
+            raise
         finally:
             os.close(fd)
-        return job
+        return Job(source, os.fsdecode(entry.name), attempt, config.arguments)
+
+
+def ahead(seconds: float) -> int:
+    """How many conversions that take so long are begun before a worker is free for them."""
+    return min(int(AHEAD_SECONDS / max(seconds, 1e-4)), AHEAD_MOST)
 
 
 def _reports(job: Job | None) -> list[Report]:

@@ -11,7 +11,7 @@ import trio
 from archivefs.config import ConverterConfig
 from archivefs.convert import sandbox
 from archivefs.convert.preparation import Preparation
-from archivefs.convert.process import Answer, Job, Worker, WorkerError
+from archivefs.convert.process import Answer, Job, Worker, WorkerError, open_to_readers
 from archivefs.convert.sandbox import Place
 from archivefs.events import Outcome
 
@@ -44,9 +44,9 @@ async def _run(
     clock, log, reports = time.monotonic(), b"", list[bytes]()
     try:
         if source is None:
-            answer = await worker.load(config.timeout_seconds)
+            answer = await worker.load(config.arguments, config.timeout_seconds)
         else:
-            job = Job(folder / "given" / source.name, 1, config.arguments)
+            job = Job(folder / "source", source.name, 1, config.arguments)
             await trio.to_thread.run_sync(_copy, source, job.source)
             clock = time.monotonic()
             answer = await worker.convert(job, config.timeout_seconds)
@@ -60,8 +60,8 @@ async def _run(
 
 
 def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir()
     if source.is_dir():
         shutil.copytree(source, target)
     else:
         shutil.copy2(source, target)
+    open_to_readers(target)

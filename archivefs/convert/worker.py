@@ -154,9 +154,10 @@ def _explain(error: BaseException) -> str:
 
 def run_job(converter: Converter, job: dict[str, Any], setup: dict[str, Any]) -> dict[str, Any]:
     """One conversion; whatever happens in it becomes an answer. Without a name it was only to be loaded."""
-    if job["name"] is None:
-        return {"outcome": "success"}
     try:
+        if job["name"] is None:
+            getattr(converter, "check", bool)(job["arguments"])
+            return {"outcome": "success"}
         result = converter(Path(setup["source"], job["name"]), job["arguments"], job["attempt"])
         os.lseek(setup["out"], 0, os.SEEK_SET)
         sizes = _write_reports(result.reports, setup["out"], setup["report_bytes"])
@@ -224,7 +225,7 @@ class _Traces:
     """What a conversion leaves behind: files where it may write, and processes that it started."""
 
     def __init__(self, setup: dict[str, Any]) -> None:
-        self._folders = {folder: set(folder.iterdir()) for folder in map(Path, setup["tmp"])}
+        self._folders = {folder: set(os.listdir(folder)) for folder in setup["tmp"]}  # noqa: PTH208
         self._alone: bool = setup["alone"]
         self._log: int = setup["log"]
         self._log_bytes: float = setup.get("limits", {}).get("file_bytes", math.inf)
@@ -240,7 +241,8 @@ class _Traces:
                     os.waitpid(-1, 0)
         for folder, kept in self._folders.items():
             with contextlib.suppress(OSError):
-                for path in set(folder.iterdir()) - kept:
+                for name in set(os.listdir(folder)) - kept:  # noqa: PTH208
+                    path = Path(folder, name)
                     if path.is_dir() and not path.is_symlink():
                         shutil.rmtree(path, ignore_errors=True)
                     else:

@@ -29,6 +29,10 @@ path = ["converters"]
 sandbox = "limits"
 [converters.broken]
 run = "python:absent:Any"
+[converters.wrong]
+run = "python:good:Declares"
+path = ["converters"]
+arguments = { limit = "five" }
 [converters.files]
 """
 GOOD = """\
@@ -41,6 +45,12 @@ class Good:
     def convert(self, source, context):
         context.log(f"reading {source.name} as {os.getuid()}")
         return [{"text": source.read_text(), "limit": context.arguments["limit"]}, {"uid": os.getuid()}]
+
+class Declares:
+    arguments_schema = {"limit": {"type": "integer"}}
+
+    def convert(self, source, context):
+        return {}
 
 def fails(path, arguments):
     subprocess.run(["true"], check=True)
@@ -67,7 +77,7 @@ def test_list_tells_what_each_converter_runs(root: Path) -> None:
     first = {"converter": "csv", "run": "python:good:Good", "sandbox": "strict", "priority": 5, "entries": 2}
     rows = lines(ran.out)
     assert rows[0] == first | {"code": ""}
-    assert [row["sandbox"] for row in rows] == ["strict", "limits", "strict", ""]
+    assert [row["sandbox"] for row in rows] == ["strict", "limits", "strict", "strict", ""]
     text = archivefs("converter", "list", "--archive", root).out
     assert "python:good:Good" in text
     assert "(archive only)" in text
@@ -79,19 +89,19 @@ def test_show_tells_every_key(root: Path) -> None:
     assert facts["timeout_seconds"] == 300
     assert "sandbox              strict" in archivefs("converter", "show", "csv", "--archive", root).out
     ran = archivefs("converter", "show", "cvs", "--archive", root)
-    assert (ran.code, "it has: broken, csv, fails, files" in ran.err) == (15, True)
+    assert (ran.code, "it has: broken, csv, fails, files, wrong" in ran.err) == (15, True)
 
 
 def test_check_loads_and_advises(root: Path) -> None:
     ran = archivefs("converter", "check", "csv", "--archive", root)
     assert ran.code == 0
     assert ran.out.splitlines() == [
-        f"{root}/converters/good.py:12: subprocess.run: starts a program; its input must not come from the "
+        f"{root}/converters/good.py:18: subprocess.run: starts a program; its input must not come from the "
         "source",
         "csv version 2.1 loads, sandbox strict; 1 call to look at",
     ]
     facts = json.loads(archivefs("converter", "check", "csv", "--json", "--archive", root).out)
-    assert (facts["version"], facts["advice"][0]["line"], len(facts["code"])) == ("2.1", 12, 64)
+    assert (facts["version"], facts["advice"][0]["line"], len(facts["code"])) == ("2.1", 18, 64)
 
 
 def test_check_of_what_does_not_load_says_why(root: Path) -> None:
@@ -99,6 +109,8 @@ def test_check_of_what_does_not_load_says_why(root: Path) -> None:
     assert ran.code == 40
     assert "the converter does not load: ModuleNotFoundError: No module named 'absent'" in ran.err
     assert archivefs("converter", "check", "files", "--archive", root).code == 9
+    ran = archivefs("converter", "check", "wrong", "--archive", root)
+    assert (ran.code, "arguments.limit: is 'five', must be a integer" in ran.err) == (40, True)
 
 
 def test_test_prints_reports_and_log_and_changes_nothing(root: Path, tmp_path: Path) -> None:
@@ -116,7 +128,7 @@ def test_test_prints_reports_and_log_and_changes_nothing(root: Path, tmp_path: P
     assert (facts["version"], "error" in facts) == ("2.1", False)
     ran = archivefs("converter", "test", "fails", file, "--archive", root)
     assert ran.code == 43
-    assert "failed: ValueError: line 3: no value (good.py:13)" in ran.err
+    assert "failed: ValueError: line 3: no value (good.py:19)" in ran.err
     assert "Traceback" in ran.err
     assert files_below(root) == before
     assert file.read_text() == "measured"

@@ -164,7 +164,11 @@ def test_without_bubblewrap_a_strict_converter_says_so_and_its_entries_wait(
         converter("off", "function:good:count", sandbox="off"),
     )
     station = mounted(config(*tables), mount=False, expected_log=[expected])
-    archivefs("mount", station.root, station.point, PATH=path_without_bubblewrap)
+    said = archivefs("mount", station.root, station.point, PATH=path_without_bubblewrap).stderr
+    assert said.startswith(
+        'archivefs: strict cannot run, the entries wait: sandbox = "strict" needs bubblewrap'
+    )
+    assert "apt-get install bubblewrap" in said
     station.pid = json.loads((station.root / "lock").read_bytes())["pid"]
     for name in ("strict", "limits", "off"):
         station.drop(name, name)

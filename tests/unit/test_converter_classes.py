@@ -50,7 +50,8 @@ def told(standin: None, tmp_path: Path) -> Told:
 @pytest.mark.parametrize(
     ("word", "reports"),
     [("one", ({"by": ","},)), ("two", ({"a": 1}, {"b": 2})), ("model", ({"model": ["json", True, True]},)),
-     ("list", ({"a": 1}, {"model": ["json", True, True]}))],
+     ("list", ({"a": 1}, {"model": ["json", True, True]})),
+     ("both", ({"first": 1}, {"second": 2})), ("more", ({"first": 1}, {"second": 2}))],
 )  # fmt: skip
 def test_every_report_counts_whatever_it_is_made_of(
     told: Told, word: str, reports: tuple[object, ...]
@@ -71,6 +72,16 @@ def test_a_validation_decides_before_the_conversion(told: Told) -> None:
     early = told("early")
     assert (early.outcome, early.retry_after) == ("suspended", 120)
     assert "limits.xml" in early.error
+
+
+def test_what_it_detected_and_counted_is_logged(told: Told, capsys: pytest.CaptureFixture[str]) -> None:
+    told("both")
+    assert capsys.readouterr().out.splitlines() == [
+        "detected serial number: SN1", "metadata: {'lot': 7}", "records processed: 3",
+        "processing time ms: 12",
+    ]  # fmt: skip
+    told("one")
+    assert capsys.readouterr().out.splitlines() == ["detected serial number: SN1"]
 
 
 def test_what_is_no_report_is_refused(told: Told) -> None:

@@ -10,7 +10,19 @@ from types import FrameType
 
 from rich.console import Console
 
-from bench_parts import bench, commands, disk, library, peers, plot, reading, report, scale, writing
+from bench_parts import (
+    bench,
+    commands,
+    converting,
+    disk,
+    library,
+    peers,
+    plot,
+    reading,
+    report,
+    scale,
+    writing,
+)
 from bench_parts.bench import Bench
 from bench_parts.figures import Figure
 from bench_parts.systems import REPO
@@ -21,6 +33,7 @@ GROUPS: Mapping[str, Callable[[Bench], list[Figure]]] = {
     **library.GROUPS,
     **disk.GROUPS,
     **commands.GROUPS,
+    **converting.GROUPS,
 }
 
 

@@ -4,7 +4,9 @@ import json
 import os
 import signal
 import socket
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +57,18 @@ def writes_many_files(path: str, arguments: Arguments) -> Report:
     return {"written": True}
 
 
+def everywhere() -> Iterator[tuple[str, list[str]]]:
+    """All folders and the files in them, but for those that Python and the distribution installed."""
+    for folder, folders, names in os.walk("/"):
+        yield folder, names
+        if folder in ("/usr", "/proc", sys.prefix, sys.base_prefix):
+            folders.clear()
+
+
 def writes_where_it_can(path: str, arguments: Arguments) -> Report:
     """Every folder that there is; what it could write must not be more than it may."""
     written = {}
-    for folder, _, _ in os.walk("/"):
+    for folder, _ in everywhere():
         try:
             with open(folder + "/written", "wb") as file:
                 for _ in range(200):
@@ -83,9 +93,7 @@ def reads_passwords(path: str, arguments: Arguments) -> Report:
 def reads_other_sources(path: str, arguments: Arguments) -> Report:
     """Looks at every file there is for what stands in the source of another converter."""
     found = []
-    for folder, _, names in os.walk("/"):
-        if folder.startswith(("/usr", "/proc")):
-            continue
+    for folder, names in everywhere():
         for name in names:
             if not os.path.isfile(os.path.join(folder, name)):
                 continue

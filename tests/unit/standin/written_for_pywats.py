@@ -38,19 +38,25 @@ class Told(FileConverter):
     def validate(self, source: Any, context: Any) -> ValidationResult:
         word = source.path.read_text().split()[0]
         verdicts = {
-            "foreign": ValidationResult(False, 0.0, "not mine"),
-            "doubtful": ValidationResult(True, 0.1, "hardly mine"),
-            "unsure": ValidationResult(True, 0.4, "perhaps mine", ["an odd header"]),
+            "foreign": ValidationResult(False, 0.0, message="not mine"),
+            "doubtful": ValidationResult(True, 0.1, message="hardly mine"),
+            "unsure": ValidationResult(True, 0.4, message="perhaps mine", warnings=["an odd header"]),
             "early": ValidationResult(
                 True, 0.9, ready=False, missing_dependencies=["limits.xml"], retry_after=timedelta(minutes=2)
             ),
         }
-        return verdicts.get(word, ValidationResult(True, 0.9))
+        return verdicts.get(word, ValidationResult(True, 0.9, detected_serial_number="SN1"))
 
     def convert(self, source: Any, context: Any) -> ConverterResult:
         word = source.path.read_text().split()[0]
         if word == "one":
             return ConverterResult(ConversionStatus.SUCCESS, report={"by": context.get_argument("delimiter")})
+        if word == "both":
+            first: dict[str, Any] = {"first": 1}
+            facts = {"metadata": {"lot": 7}, "processing_time_ms": 12, "records_processed": 3}
+            return ConverterResult(ConversionStatus.SUCCESS, first, [first, {"second": 2}], **facts)
+        if word == "more":
+            return ConverterResult(ConversionStatus.SUCCESS, {"first": 1}, [{"second": 2}])
         if word == "model":
             return ConverterResult(ConversionStatus.SUCCESS, report=Model())
         if word == "list":

@@ -60,6 +60,8 @@ class ValidationResult:
 
     can_convert: bool
     confidence: float
+    detected_serial_number: str | None = None
+    detected_part_number: str | None = None
     message: str = ""
     warnings: list[str] = field(default_factory=list)
     ready: bool = True
@@ -76,5 +78,8 @@ class ConverterResult:
     reports: list[Any] = field(default_factory=list)
     error: str | None = None
     warnings: list[str] = field(default_factory=list)
+    metadata: dict[str, Any] = field(default_factory=dict)
     suspend_reason: str | None = None
     retry_after: timedelta | None = None
+    processing_time_ms: int | None = None
+    records_processed: int = 0
