@@ -175,7 +175,10 @@ def _event_text(event: AnyEvent) -> str:
         "gid",
         "captured_ms",
         "due_ms",
+        "started_ms",
         "sha256",
+        "before",
+        "after",
     }
     words = [f"{key}={_short(value)}" for key, value in facts.items() if key not in dull]
     by = f" by uid {who['uid']}" + (f" ({who['program']})" if who.get("program") else "") if who else ""
