@@ -14,6 +14,9 @@ from archivefs.convert.process import Answer, Job, Worker
 from archivefs.convert.sandbox import Place
 from archivefs.convert.snapshots import Code
 
+IDLE = 8
+"""Idle workers that are kept, or as many as may run: starting one takes as long as 30 short conversions."""
+
 
 @dataclass
 class _Member:
@@ -60,15 +63,14 @@ class _Turns:
 
 
 class Pool:
-    """At most ``size`` workers for all converters together; one that is idle is used again."""
+    """At most ``size`` conversions at once for all converters together; idle workers are used again."""
 
     def __init__(self, work_dir: Path, size: int) -> None:
         """``work_dir``: an empty folder for those of the workers."""
         self._work_dir = work_dir
         self._turns = _Turns(size)
-        self._size = size
+        self._most_idle = max(size, IDLE)
         self._idle: list[_Member] = []
-        self._count = 0
         self._numbers = itertools.count(1)
 
     async def convert(self, converter: str, config: ConverterConfig, code: Code, job: Job) -> Answer:
@@ -94,9 +96,10 @@ class Pool:
             job.seconds = time.monotonic() - clock
             if keep:
                 self._idle.append(member)
+                if len(self._idle) > self._most_idle:
+                    await self._dismiss(self._idle[0])
             else:
                 await member.worker.kill()
-                self._count -= 1
 
     async def close(self) -> None:
         """End all idle workers."""
@@ -111,18 +114,10 @@ class Pool:
                     self._idle.remove(member)
                     return member
             await self._dismiss(mine[0])
-        if self._count >= self._size and self._idle:
-            await self._dismiss(self._idle[0])
-        self._count += 1
-        try:
-            place = Place(self._work_dir / f"worker-{next(self._numbers)}")
-            worker = await Worker.start(sandbox.launch(config, code, place), place)
-        except BaseException:
-            self._count -= 1
-            raise
+        place = Place(self._work_dir / f"worker-{next(self._numbers)}")
+        worker = await Worker.start(sandbox.launch(config, code, place), place)
         return _Member(converter, config, code.sha256, worker)
 
     async def _dismiss(self, member: _Member) -> None:
         self._idle.remove(member)
         await member.worker.dismiss()
-        self._count -= 1

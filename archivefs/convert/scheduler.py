@@ -30,10 +30,12 @@ log = logging.getLogger(__name__)
 LOOK_AHEAD = 1000
 """Due entries compared by priority at once; bounds the work of one look at the catalog."""
 TROUBLED_SECONDS = 10.0
-AHEAD_SECONDS = 0.2
-AHEAD_MOST = 64
+AHEAD_SECONDS = 0.5
+AHEAD_MOST = 128
+AHEAD_BYTES = 1 << 20
 """So much work is begun before a worker is free for it: what is short waits for the disk much longer than it
-runs, and many commits at once cost hardly more than one (tools/bench, "convert")."""
+runs, and many commits at once cost hardly more than one (tools/bench, "convert"). Not with large sources, of
+which each takes room on the disk."""
 LOOK_SECONDS = 0.2
 """How old the answer may be while there is a backlog; with none, every look is fresh."""
 _STATUS = {
@@ -57,7 +59,7 @@ class Scheduler:
         self._preparation = Preparation(archive.root.resolve(), self._work_dir, self._keep)
         self._unable: dict[str, float] = {}
         self._pace: dict[str, float] = {}
-        self._running: dict[int, str] = {}
+        self._running: dict[int, Entry] = {}
         self._held: dict[str, int] = {}
         self._ready: list[Entry] = []
         self._looked = 0.0
@@ -94,7 +96,7 @@ class Scheduler:
                     self._wake = trio.Event()
                     try:
                         for entry in self._next():
-                            self._running[entry.n] = self._converter(entry)
+                            self._running[entry.n] = entry
                             nursery.start_soon(self._convert, entry)
                         pause = self._seconds_to_next()
                     except Exception:
@@ -118,7 +120,7 @@ class Scheduler:
             if not self._ready:
                 break
             entry = self._ready[-1]
-            slowest = max(slowest, self._seconds(self._converter(entry)))
+            slowest = max(slowest, self._seconds(entry))
             if len(self._running) + len(chosen) >= self._archive.config.workers + ahead(slowest):
                 break
             self._ready.pop()
@@ -126,9 +128,9 @@ class Scheduler:
                 chosen[entry.n] = entry
         return list(chosen.values())
 
-    def _seconds(self, converter: str) -> float:
-        """How long its conversions took lately; as long as can be where nobody knows."""
-        return self._pace.get(converter, math.inf)
+    def _seconds(self, entry: Entry) -> float:
+        """How long such conversions took lately; as long as can be where nobody knows, or it is large."""
+        return math.inf if entry.size > AHEAD_BYTES else self._pace.get(self._converter(entry), math.inf)
 
     def _look(self) -> None:
         """Ask the catalog what is due; the most urgent comes last."""
@@ -231,7 +233,7 @@ class Scheduler:
             with trio.CancelScope(shield=True):
                 status, due_ms, error_text = self._verdict(entry, config, answer)
                 taken = job.seconds if job is not None else 0.0
-                self._pace[converter] = max(taken, 0.7 * self._pace.get(converter, 0.0) + 0.3 * taken)
+                self._pace[converter] = 0.9 * self._pace.get(converter, taken) + 0.1 * taken
                 finish = FinishAttempt(
                     id=entry.id, converter=converter, attempt=attempt, outcome=answer.outcome,
                     status=status, started_ms=self._archive.now_ms() - int(taken * 1000),

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 from mount_parts import Make, Mounted, an_archive, config, converter, names_in, poll
 
+from archivefs.convert import scheduler
 from archivefs.events import FINAL
 
 
@@ -254,19 +256,48 @@ def test_other_conversions_go_on_while_one_hangs(mounted: Make) -> None:
 
 
 def test_urgent_converters_come_first(mounted: Make) -> None:
+    """All that becomes due while the only worker is busy is converted by priority then."""
     tables = (
-        converter("slow", "function:bad:is_quick", priority=9, settle_seconds=2),
-        converter("urgent", "function:bad:is_quick", priority=1, settle_seconds=2),
+        converter("busy", "function:bad:takes_a_moment", settle_seconds=0, arguments={"seconds": 5}),
+        converter("slow", "function:bad:is_quick", priority=9),
+        converter("urgent", "function:bad:is_quick", priority=1),
     )
     station = mounted(config(*tables, workers=1))
+    station.drop("busy", "busy")
+    station.wait_for_status("busy", "converting")
     for number in range(5):
         station.drop("slow", f"slow {number}.csv")
         station.drop("urgent", f"urgent {number}.csv")
+    station.wait_for_status("busy", "success")
     for row in station.entries():
         station.wait_for_status(row.name, "success")
-    started = {station.attempt(row)["started_at"]: row.name for row in station.entries()}
-    order = [started[when].split()[0] for when in sorted(started)]
-    assert order[5:].count(b"urgent") <= 1
+    started = sorted((station.attempt(row)["started_at"], row.name.split()[0]) for row in station.entries())
+    assert [kind for _, kind in started] == [b"busy", *[b"urgent"] * 5, *[b"slow"] * 5]
+
+
+def test_many_short_conversions_are_each_done_once(mounted: Make) -> None:
+    tables = [converter(name, "function:bad:is_quick", settle_seconds=0) for name in ("one", "two", "three")]
+    station = mounted(config(*tables, workers=2))
+    for number in range(60):
+        station.drop(("one", "two", "three")[number % 3], f"{number}.csv")
+    station.wait_for("all", lambda: all(row.status == "success" for row in station.entries()), 60)
+    assert [row.attempts for row in station.entries()] == [1] * 60
+
+
+def test_what_takes_long_is_not_begun_before_a_worker_is_free(mounted: Make) -> None:
+    assert [scheduler.ahead(each) for each in (math.inf, 0.3, 0.1, 0.0)] == [0, 1, 5, 128]
+    station = mounted(
+        config(converter("slow", "function:bad:takes_a_moment", arguments={"seconds": 0.7}), workers=1)
+    )
+    for number in range(4):
+        station.drop("slow", f"{number}.csv")
+
+    def all_done() -> bool:
+        statuses = [row.status for row in station.entries()]
+        assert statuses.count("converting") <= 1  # type: ignore[comparison-overlap, unused-ignore]
+        return all(status == "success" for status in statuses)
+
+    station.wait_for("all", all_done, 60)
 
 
 def test_a_source_is_converted_with_its_own_name_mtime_and_nothing_beside_it(mounted: Make) -> None:

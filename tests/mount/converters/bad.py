@@ -123,5 +123,10 @@ def removes_its_source(path: str, arguments: Arguments) -> Report:
     return {"removed": True}
 
 
+def takes_a_moment(path: str, arguments: Arguments) -> Report:
+    time.sleep(arguments.get("seconds", 0.4))
+    return {}
+
+
 def is_quick(path: str, arguments: Arguments) -> Report:
     return {"quick": True}
