@@ -182,9 +182,11 @@ class OutboxReader:
         )
         return int(self._db.execute(sql, (converter, state)).get or 0)
 
-    def is_full(self, converter: str, submit: SubmitConfig | None) -> bool:
-        """Whether so many of its reports wait for delivery that no further source is to be converted."""
-        return submit is not None and self.count(converter, Submission.QUEUED) >= submit.max_queue_size
+    def is_full(self, converter: str, submit: SubmitConfig | None, coming: int = 0) -> bool:
+        """Whether so many of its reports wait, or are ``coming``, that nothing more is to be converted."""
+        return (
+            submit is not None and self.count(converter, Submission.QUEUED) + coming >= submit.max_queue_size
+        )
 
     def totals(self) -> dict[str, dict[Submission, int]]:
         """How many reports of each converter have which state."""

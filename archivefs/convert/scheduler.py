@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import trio
@@ -124,7 +124,7 @@ class Scheduler:
             if len(self._running) + len(chosen) >= self._archive.config.workers + ahead(slowest):
                 break
             self._ready.pop()
-            if self._may_start(entry):
+            if self._may_start(entry) and self._has_room(entry, chosen.values()):
                 chosen[entry.n] = entry
         return list(chosen.values())
 
@@ -151,7 +151,16 @@ class Scheduler:
         until = self._unable.get(converter)
         if until is not None and time.monotonic() < until:
             return False
-        return not self._archive.reader.outbox.is_full(converter, self._config(entry).submit)
+        return self._has_room(entry, ())
+
+    def _has_room(self, entry: Entry, chosen: Iterable[Entry]) -> bool:
+        """Whether the outbox takes a report of this entry beside those that are being made."""
+        submit = self._config(entry).submit
+        if submit is None:
+            return True
+        begun = itertools.chain(self._running.values(), chosen)
+        coming = sum(each.converter_id == entry.converter_id for each in begun)
+        return not self._archive.reader.outbox.is_full(self._converter(entry), submit, coming)
 
     def _seconds_to_next(self) -> float:
         now = self._archive.now_ms()
