@@ -133,11 +133,16 @@ class OutboxReader:
 
     def head(self, converter: str) -> Item | None:
         """The first of a converter's queue."""
-        sql = (
+        return next(iter(self.first(converter, 1)), None)
+
+    def first(self, converter: str, limit: int) -> list[Item]:
+        """The first reports of a converter's queue, in the order of sending."""
+        rows = self._db.execute(
             f"{_ITEM} WHERE o.converter_id = (SELECT converter_id FROM converters WHERE name = ?)"
-            " AND o.state != 'sent' AND o.state = 'queued' ORDER BY queued_seq, ordinal LIMIT 1"
+            " AND o.state != 'sent' AND o.state = 'queued' ORDER BY queued_seq, ordinal LIMIT ?",
+            (converter, limit),
         )
-        return next((_item(row) for row in self._db.execute(sql, (converter,))), None)
+        return [_item(row) for row in rows]
 
     def unsent(self, state: Submission) -> list[Item]:
         """All reports of a state other than sent, by converter and in the order of sending."""
@@ -177,9 +182,11 @@ class OutboxReader:
         )
         return int(self._db.execute(sql, (converter, state)).get or 0)
 
-    def is_full(self, converter: str, submit: SubmitConfig | None) -> bool:
-        """Whether so many of its reports wait for delivery that no further source is to be converted."""
-        return submit is not None and self.count(converter, Submission.QUEUED) >= submit.max_queue_size
+    def is_full(self, converter: str, submit: SubmitConfig | None, coming: int = 0) -> bool:
+        """Whether so many of its reports wait, or are ``coming``, that nothing more is to be converted."""
+        return (
+            submit is not None and self.count(converter, Submission.QUEUED) + coming >= submit.max_queue_size
+        )
 
     def totals(self) -> dict[str, dict[Submission, int]]:
         """How many reports of each converter have which state."""

@@ -120,8 +120,14 @@ def show(root: Path, id_: str, as_json: bool) -> None:
         _print_attempt(out, attempt)
 
 
+def _report_text(report: dict[str, Any]) -> str:
+    """Name and size of a report, and where it stands in the outbox."""
+    state = f", {report['submission']['state']}" if "submission" in report else ""
+    return f"{report['name']} ({size_text(report['size'])}{state})"
+
+
 def _print_attempt(out: Console, attempt: dict[str, Any]) -> None:
-    reports = ", ".join(f"{each['name']} ({size_text(each['size'])})" for each in attempt.get("reports", []))
+    reports = ", ".join(map(_report_text, attempt.get("reports", [])))
     version = f" version {attempt['version']}" if "version" in attempt else ""
     arguments = msgspec.json.encode(attempt["arguments"]).decode()
     out.print(
@@ -169,7 +175,10 @@ def _event_text(event: AnyEvent) -> str:
         "gid",
         "captured_ms",
         "due_ms",
+        "started_ms",
         "sha256",
+        "before",
+        "after",
     }
     words = [f"{key}={_short(value)}" for key, value in facts.items() if key not in dull]
     by = f" by uid {who['uid']}" + (f" ({who['program']})" if who.get("program") else "") if who else ""

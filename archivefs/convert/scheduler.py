@@ -133,7 +133,10 @@ class Scheduler:
             return False
         if not config.run and not router.needs_routing(self._archive, entry):
             return False
-        return not self._archive.reader.outbox.is_full(converter, config.submit)
+        if config.submit is None:
+            return True
+        coming = sum(place.running for place in self._places if place.converter_id == entry.converter_id)
+        return not self._archive.reader.outbox.is_full(converter, config.submit, coming)
 
     def _seconds_to_next(self) -> float:
         clock = time.monotonic()

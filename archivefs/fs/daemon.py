@@ -188,7 +188,8 @@ class _Mount:
         self._tree.reload()
         self._scheduler.look_again()
         self._outbox.reload()
-        log.info("archive.toml was read again; changed: %s", ", ".join(each.key for each in event.changes))
+        changed = ", ".join(each.key for each in event.changes) or "nothing"
+        log.info("archive.toml was read again; changed: %s", changed)
         if event.changes:
             try:
                 await self._committer.submit(Note(event))

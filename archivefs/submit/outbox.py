@@ -25,6 +25,8 @@ from archivefs.submit.receivers import Receivers
 log = logging.getLogger(__name__)
 
 TROUBLED_SECONDS = 10.0
+UNRECORDED = 32
+"""Most reports that were sent and not recorded yet; so many may be sent again after a stop."""
 LONGEST_SLEEP_SECONDS = 60.0
 """Sleeping is by another clock than that of ``due_ms``, which may be set."""
 
@@ -93,8 +95,8 @@ class Outbox:
         """Deliver a converter's queue until it is empty, or archive.toml does not say where to any more."""
         try:
             reloads = self._reloads
-            while (item := self._archive.reader.outbox.head(converter)) is not None:
-                seconds = (item.due_ms - self._archive.now_ms()) / 1000
+            while items := self._archive.reader.outbox.first(converter, UNRECORDED):
+                seconds = (items[0].due_ms - self._archive.now_ms()) / 1000
                 if seconds > 0 and reloads == self._reloads:
                     with trio.move_on_after(min(seconds, LONGEST_SLEEP_SECONDS)):
                         await self._hurry.wait()
@@ -103,7 +105,11 @@ class Outbox:
                 config = self._config(converter)
                 if config is None:
                     break
-                await self._send(item, config, receivers)
+                await self._send_some(items, config, receivers)
+                self._tell_of_room(converter, config, len(items))
+                if self._archive.reader.outbox.head(converter) == items[0]:
+                    log.error("the catalog does not follow the deliveries of %s; waiting for it", converter)
+                    await trio.sleep(TROUBLED_SECONDS)
         except Exception:
             log.exception("delivering the reports of %s; it is tried again", converter)
             await trio.sleep(TROUBLED_SECONDS)
@@ -111,26 +117,36 @@ class Outbox:
             self._senders.discard(converter)
             self._wake.set()
 
-    async def _send(self, item: Item, config: SubmitConfig, receivers: Receivers) -> None:
-        """One delivery and its record."""
+    async def _send_some(self, items: Sequence[Item], config: SubmitConfig, receivers: Receivers) -> None:
+        """Deliver one after the other up to the first that is not taken; all is recorded when this returns.
+
+        While one is on its way, those before it are committed together.
+        """
+        async with trio.open_nursery() as records:
+            for item in items:
+                record = await self._send(item, config, receivers)
+                records.start_soon(self._record, record)
+                if record.answer.state is not Submission.SENT:
+                    break
+
+    async def _send(self, item: Item, config: SubmitConfig, receivers: Receivers) -> RecordDelivery:
+        """One delivery, and what is to be recorded of it."""
         started_ms, clock = self._archive.now_ms(), time.monotonic()
         answer = await receivers.deliver(item, config)
         if answer.state is not Submission.SENT:
             log.warning("report %s of %s (%s) is %s: %s", item.report_id, item.id, item.converter,
                         answer.state, answer.error)  # fmt: skip
         delay = delay_seconds(config, item.failures + 1, answer.retry_after)
-        await self._record(
-            RecordDelivery(
-                item.id, item.attempt, item.ordinal, answer, started_ms=started_ms,
-                duration_ms=int((time.monotonic() - clock) * 1000),
-                due_ms=self._archive.now_ms() + int(delay * 1000),
-            )
+        return RecordDelivery(
+            item.id, item.attempt, item.ordinal, answer, started_ms=started_ms,
+            duration_ms=int((time.monotonic() - clock) * 1000),
+            due_ms=self._archive.now_ms() + int(delay * 1000),
         )  # fmt: skip
-        if self._archive.reader.outbox.item(item.id, item.attempt, item.ordinal) == item:
-            log.error("the catalog does not follow the delivery of a report of %s; waiting for it", item.id)
-            await trio.sleep(TROUBLED_SECONDS)
-        # Conversions may have filled it while this was recorded; then the next delivery comes past here.
-        if self._archive.reader.outbox.count(item.converter, Submission.QUEUED) == config.max_queue_size - 1:
+
+    def _tell_of_room(self, converter: str, config: SubmitConfig, delivered: int) -> None:
+        """Where the queue may have been full before; conversions may have filled it again since."""
+        queued = self._archive.reader.outbox.count(converter, Submission.QUEUED)
+        if queued < config.max_queue_size <= queued + delivered:
             self._on_room()
 
     async def _record(self, record: RecordDelivery) -> None:

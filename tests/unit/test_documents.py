@@ -24,6 +24,7 @@ from archivefs.errors import ArchiveError, ConfigError
 from archivefs.events import STATUSES, AnyEvent, Content, Event, Location, Outcome
 from archivefs.fs.readme import _MEANING
 from archivefs.store.frames import RecordHeader
+from archivefs.submit.outbox import UNRECORDED
 from archivefs.verify.findings import EXIT_CODES
 
 ROOT = Path(__file__).parents[2]
@@ -384,6 +385,7 @@ def test_figures_in_the_text_are_those_of_the_code() -> None:
     assert f"at most {GROUP}." in page("durability.md")
     assert f"up to {capture.GROUP} files" in page("durability.md")
     assert f"at most {query.MAX_ALTERNATIVES} " in page("commands.md")
+    assert f"at most the last {UNRECORDED} of a converter" in page("submission.md")
     assert SCHEMA_VERSION == 5
 
 
