@@ -51,7 +51,7 @@ from archivefs.events import (
 )
 from archivefs.routing import UNROUTED
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 PAGE_CACHE_KIB = 16_000
 """Pages of the catalog that each connection keeps in memory."""
 SHORT_NAME = 200
