@@ -28,6 +28,16 @@ _SQL: Mapping[str, str] = {
     "max_size": "size <= {0}",
 }
 
+_PLACED: Mapping[str, str] = {
+    "converter": _SQL["converter"],
+    "status": _SQL["status"],
+    "date": _SQL["date"],
+    # A day begins at most 14 hours before UTC's and ends at most 12 hours after it.
+    "from": "day >= {0} / 86400000 - 1",
+    "to": "day <= {0} / 86400000 + 1",
+}
+"""What the totals know of a term."""
+
 
 def add_functions(db: apsw.Connection) -> None:
     """Teach a connection the functions that conditions use."""
@@ -49,13 +59,23 @@ def _folded(*values: object) -> str:
 
 def compile_terms(terms: Sequence[Term]) -> tuple[str, list[str | int | bytes]]:
     """The WHERE of all terms together, and its values in order. No terms: everything."""
+    return _compiled(terms, _SQL)
+
+
+def placed_terms(terms: Sequence[Term]) -> tuple[str, list[str | int | bytes]] | None:
+    """The WHERE on ``totals`` that chooses where entries can be; None where no term says anything of it."""
+    placed = [term for term in terms if term.key in _PLACED]
+    return _compiled(placed, _PLACED) if placed else None
+
+
+def _compiled(terms: Sequence[Term], pieces_of: Mapping[str, str]) -> tuple[str, list[str | int | bytes]]:
     pieces: list[str] = []
     values: list[str | int | bytes] = []
     for term in terms:
         alternatives = []
         for value in term.values:
             values.append(os.fsencode(str(value)) if term.key == "name" else _stored(value))
-            alternatives.append(_SQL[term.key].format(f"?{len(values)}"))
+            alternatives.append(pieces_of[term.key].format(f"?{len(values)}"))
         pieces.append("(" + " OR ".join(alternatives) + ")")
     return " AND ".join(pieces) or "1", values
 

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 import apsw
 
 from archivefs import names
-from archivefs.catalog import conditions
+from archivefs.catalog import conditions, searching
 from archivefs.catalog.catalog import DROP_REASON, VOID_REASON, connect, day_number, day_text, status_number
 from archivefs.catalog.outbox import OutboxReader
 from archivefs.catalog.rows import (
@@ -250,11 +250,8 @@ class Reader:
         return due
 
     def search(self, query: Query, *, newest_first: bool = True) -> Iterator[Entry]:
-        """The entries that a query selects."""
-        where, values = conditions.compile_terms(query.terms)
-        order = "DESC" if newest_first else "ASC"
-        sql = f"SELECT * FROM entries WHERE {where} ORDER BY n {order} LIMIT ?{len(values) + 1}"
-        return (Entry(*row) for row in self.db.execute(sql, (*values, query.limit)))
+        """The entries that a query selects, day by day, in a day in the order of capture."""
+        return searching.search(self.db, query, newest_first=newest_first)
 
     # -- parts of an entry -----------------------------------------------------------------------------
 
