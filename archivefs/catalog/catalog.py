@@ -228,8 +228,10 @@ class Catalog:
                 return self._decided(event.id, Status.REJECTED, self._dropped(event), 0, event.seq)
             case DeliveryAttempted():
                 outbox.attempted(self.db, event)
+                return self._unmoved(event.id)
             case DeliveryDecided():
                 outbox.decided(self.db, event)
+                return self._unmoved(event.id)
             case DictionaryTrained():
                 self.db.execute(
                     "INSERT INTO dictionaries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -366,12 +368,12 @@ class Catalog:
             "UPDATE entries SET mtime_ns = ?, mode = ?, uid = ?, gid = ?, changed_seq = ? WHERE id = ?",
             (event.mtime_ns, event.mode, event.uid, event.gid, event.seq, event.id),
         )
-        row = self.db.execute(
-            "SELECT n, converter_id, day, status FROM entries WHERE id = ?", (event.id,)
-        ).get
-        if row is None:
-            return []
-        return [Change(row[0], event.id, row[1], row[2], STATUSES[row[3]], STATUSES[row[3]])]
+        return self._unmoved(event.id)
+
+    def _unmoved(self, id_: str) -> list[Change]:
+        """Facts of an entry changed, its status did not."""
+        rows = self.db.execute("SELECT n, converter_id, day, status FROM entries WHERE id = ?", (id_,))
+        return [Change(n, id_, converter, day, STATUSES[at], STATUSES[at]) for n, converter, day, at in rows]
 
     def _decided(self, id_: str, status: Status, reason: str, due_ms: int, seq: int) -> list[Change]:
         self.db.execute("UPDATE entries SET reason = ? WHERE id = ?", (reason, id_))

@@ -16,7 +16,7 @@ from archivefs.catalog.rows import Entry
 from archivefs.cli.common import archive_root, console, json_option, print_json
 from archivefs.describe import time_text
 from archivefs.errors import UnknownEntryError
-from archivefs.events import Status
+from archivefs.events import Status, Submission
 from archivefs.fs import mounts
 from archivefs.fs.views import VIEWS, View
 from archivefs.routing import ROUTING_REASON, UNROUTED
@@ -175,11 +175,12 @@ def _dropped(archive: Archive, parts: Sequence[str], mountpoint: Path | None) ->
     """The file of that path below inbox/."""
     top = mountpoint / INBOX if mountpoint else archive.root / "staging" / INBOX
     path = top.joinpath(*parts)
+    is_folder = len(parts) > 1 and archive.converter_config(parts[0]).kind == "folder"
     return Dropped(
         converter=parts[0] if len(parts) > 1 else "",
         folder=os.fsencode("/".join(parts[1:-1])),
         name=os.fsencode(parts[-1]),
-        path=path if path.is_file() else None,
+        path=path if path.is_file() or (is_folder and path.is_dir()) else None,
         is_junk=any(
             names.matches(os.fsencode(part), archive.config.junk) for part in (parts[-1], *parts[1:-1])
         ),
@@ -266,8 +267,23 @@ def _next(archive: Archive, row: Entry, *, is_mounted: bool) -> Step:
             return Step(f"nothing by itself; archivefs quarantine adopt {row.id}, or drop")
         case Status.ARCHIVED if converter == UNROUTED:
             return Step(f"nothing by itself; archivefs retry id={row.id} asks again")
+        case Status.SUCCESS:
+            return _delivered(archive, row, is_mounted=is_mounted)
         case _:
             return Step("nothing: it is kept")
+
+
+def _delivered(archive: Archive, row: Entry, *, is_mounted: bool) -> Step:
+    """What happens with the reports of an entry."""
+    reports = archive.reader.outbox.of_entry(row.n)
+    waiting = [each for each in reports if each.state is Submission.QUEUED]
+    if waiting and is_mounted:
+        return Step(f"{len(waiting)} of its reports to be delivered", max(waiting[0].due_ms, 0))
+    if waiting:
+        return Step(f"{len(waiting)} of its reports to be delivered, when the archive is mounted")
+    if any(each.state is Submission.REFUSED for each in reports):
+        return Step(f"nothing by itself; archivefs outbox --retry {row.id} delivers its report again")
+    return Step("nothing: it is kept")
 
 
 def _waits(archive: Archive, row: Entry, converter: str, *, is_mounted: bool) -> Step:
@@ -320,4 +336,13 @@ def _history(facts: dict[str, Any]) -> list[str]:
         lines.append(
             f"{each['started_at']}  attempt {each['attempt']} ({each['cause']}) {each['outcome']}{first_line}"
         )
+        lines += [_delivery(report) for report in each.get("reports", ()) if "submission" in report]
     return lines
+
+
+def _delivery(report: dict[str, Any]) -> str:
+    """Where a report stands in the outbox, and what the receiver said last."""
+    about = report["submission"]
+    last = about.get("deliveries", [{}])[-1]
+    error = f": {last['error']}" if "error" in last else ""
+    return f"{last.get('started_at', about['queued_at'])}  {report['name']} {about['state']}{error}"

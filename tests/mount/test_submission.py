@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mount_parts import Make, Mounted, archivefs, config, converter, names_in
+from mount_parts import Make, Mounted, archivefs, config, converter, names_in, run
 from receiver_parts import Received, Reply, ReportServer, free_port, report_server, taken
 
 from archivefs import reports
@@ -152,6 +152,31 @@ def test_what_may_be_mended_is_tried_again_and_holds_back_those_behind_it(
         assert [each["state"] for each in deliveries] == ["queued", "queued", "sent"]
         assert told in deliveries[0]["error"]
         assert "error" not in deliveries[2]
+
+
+def test_a_listing_follows_what_becomes_of_a_report_and_why_tells_it(mounted: Make) -> None:
+    with report_server(lambda number, received: Reply(503)) as server:
+        archive = mounted(config(sending("wats", server)))
+        archive.drop("wats", "a.csv", b"a")
+        row = archive.wait_for_status("a.csv", "success")
+        archive.wait_for("a first try", lambda: "deliveries" in submission(archive, "a.csv"))
+        folder = archive.entry_dir(row)
+        for _ in range(2):  # the second is kept
+            assert "entry.json" in shown(folder)
+        facts = json.loads(archivefs("why", row.id, "--json", "--archive", archive.root).stdout)
+        assert facts["next"] == "1 of its reports to be delivered"
+        server.decide = taken
+        wait_for_state(archive, "a.csv", "sent")
+        sizes = {name: int(size) for size, name in map(str.split, shown(folder).splitlines())}
+        assert sizes["entry.json"] == len((folder / "entry.json").read_bytes())
+    text = archivefs("why", row.id, "--archive", archive.root).stdout
+    assert "report.json sent" in text
+    assert "nothing: it is kept" in text
+
+
+def shown(folder: Path) -> str:
+    """Sizes and names as a listing gives them, without a stat of its own."""
+    return run("find", folder, "-maxdepth", "1", "-printf", "%s %f\\n")
 
 
 @pytest.mark.parametrize("status", [400, 404, 409, 422])
