@@ -158,7 +158,7 @@ def sample(folder: Path) -> Packed:
         made = packed(folder)
         made.save(folder, "ict")
         (receipt,) = commit(archive, capture(b"measured", converter="ict"))
-        commit(archive, KeepCode(made.event("ict")), BeginAttempt(receipt.id, "capture", made.sha256))
+        commit(archive, KeepCode(made.event("ict")), BeginAttempt(receipt.id, "capture", code=made.sha256))
         end = (Outcome.SUCCESS, Status.SUCCESS, NOON_MS, 5)
         commit(archive, FinishAttempt(receipt.id, "ict", 1, *end))
     return made
