@@ -16,6 +16,7 @@ from typing import NamedTuple
 from archivefs.archive import CATALOG
 from archivefs.catalog.catalog import PAGE_CACHE_KIB
 from archivefs.config import READ_CACHE_BYTES
+from archivefs.fs.frame_cache import INLINE_BYTES
 
 OPERATIONS = {
     "close": "create, write, close",
@@ -243,11 +244,12 @@ def trend(
 def cached(read: dict[str, int], catalog: Path) -> int:
     """What the daemon's caches hold at most in bytes, after it gave these sources (size by id).
 
-    That is frames, and pages of the catalog in the connection that writes; the reading one drops its pages at
+    That is frames of what is not small, and pages of the catalog in the connection that writes; the reading one drops its pages at
     each commit.
     """
     pages = catalog.stat().st_size if catalog.exists() else 0
-    return min(sum(read.values()), READ_CACHE_BYTES) + min(pages, PAGE_CACHE_KIB << 10)
+    frames = sum(size for size in read.values() if size > INLINE_BYTES)
+    return min(frames, READ_CACHE_BYTES) + min(pages, PAGE_CACHE_KIB << 10)
 
 
 def as_json(samples: Sequence[Sample]) -> list[dict[str, object]]:

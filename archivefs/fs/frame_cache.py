@@ -29,7 +29,8 @@ _Key = tuple[str, int, int]
 class FrameCache:
     """Gives frames of contents; each is decompressed once however many readers want it.
 
-    Frames that are kept, and those that are being loaded, take at most ``limit_bytes`` together.
+    Frames that are kept, and those that are being loaded, take at most ``limit_bytes`` together. Small
+    contents are not kept: the kernel asks once for each, in one piece, and they leave holes in the heap.
     """
 
     def __init__(self, content: ContentReader, limit_bytes: int) -> None:
@@ -86,8 +87,6 @@ class FrameCache:
     async def _load(self, key: _Key, place: Location, size: int, index: int) -> bytes:
         there = self.at_once(place, size)
         if there is not None:
-            self._make_room(len(there) + FRAME_COST)
-            self._frames[key] = there
             return there
         self._loading[key] = done = trio.Event()
         reserved = 0
@@ -96,8 +95,9 @@ class FrameCache:
                 reserved = frame_size(size, index) + FRAME_COST
                 self._make_room(reserved)
                 frame = await trio.to_thread.run_sync(self._content.frame, place, size, index)
-            self._frames[key] = frame
-            reserved = 0
+            if size > INLINE_BYTES:
+                self._frames[key] = frame
+                reserved = 0
             return frame
         finally:
             self._bytes -= reserved
