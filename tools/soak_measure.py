@@ -244,8 +244,8 @@ def trend(
 def cached(read: dict[str, int], catalog: Path) -> int:
     """What the daemon's caches hold at most in bytes, after it gave these sources (size by id).
 
-    That is frames of what is not small, and pages of the catalog in the connection that writes; the reading one drops its pages at
-    each commit.
+    That is frames of what is not small, and pages of the catalog in the connection that writes; the reading
+    one drops its pages at each commit.
     """
     pages = catalog.stat().st_size if catalog.exists() else 0
     frames = sum(size for size in read.values() if size > INLINE_BYTES)
