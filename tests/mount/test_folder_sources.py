@@ -69,7 +69,7 @@ def test_a_folder_with_its_marker_is_one_entry_with_all_its_files(mounted: Make)
     others = [each.status for each in station.entries() if not each.members]
     assert others == ["superseded"] * len(FILES)
     poll("an empty inbox", lambda: names_in(station.inbox / "unit") == [])
-    assert names_in(station.root / "staging" / "leaving") == []
+    poll("an empty folder of what leaves", lambda: names_in(station.root / "staging" / "leaving") == [])
 
 
 def test_the_converter_gets_a_folder_with_the_names_and_times_it_had(mounted: Make) -> None:

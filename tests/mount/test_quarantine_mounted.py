@@ -32,8 +32,9 @@ WHY = "it was being written when archivefs stopped"
 
 def station(make: Make, *, expected_log: tuple[str, ...] = (), **top: Any) -> Mounted:  # noqa: ANN401  of archive.toml
     """A mounted archive with a converter that measures csv files, and one that archives only."""
-    archive = make(config(TWO, **top), expected_log=expected_log)
+    archive = make(config(TWO, **top), expected_log=expected_log, mount=False)
     (archive.root / "converters" / "measure.py").write_text(MEASURE)
+    archive.mount()
     return archive
 
 
