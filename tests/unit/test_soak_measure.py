@@ -106,9 +106,11 @@ def test_latencies_may_grow_as_those_of_the_machine_do(measure: ModuleType) -> N
 
 def test_caches_hold_what_was_read_up_to_their_bounds(measure: ModuleType, tmp_path: Path) -> None:
     catalog = tmp_path / "catalog.sqlite"
-    assert measure.cached({"a": 5, "b": 6}, catalog) == 11
+    large = measure.INLINE_BYTES + 1
+    read = {"a": large, "small": 5, "b": large}
+    assert measure.cached(read, catalog) == 2 * large
     catalog.write_bytes(bytes(4096))
-    assert measure.cached({"a": 5, "b": 6}, catalog) == 11 + 4096
+    assert measure.cached(read, catalog) == 2 * large + 4096
     with catalog.open("r+b") as file:
         file.truncate(1 << 30)
     assert measure.cached({"a": 200 * MIB}, catalog) == measure.CACHES_BYTES
