@@ -3,7 +3,7 @@
 import contextlib
 import ctypes
 
-from archivefs.store.frames import FRAME_BYTES
+from archivefs.fs.frame_cache import INLINE_BYTES
 
 _M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
@@ -11,7 +11,7 @@ _M_ARENA_MAX = -8
 
 
 def keep_heap_small() -> None:
-    """One heap for all threads, and none of it for frames; call it before the first thread begins.
+    """One heap for all threads, none of it for frames that are kept; call it before the first thread begins.
 
     glibc gives threads heaps of their own, up to eight for each processor, and keeps what was freed in them.
     The cache of frames is filled by many threads, so what is dropped from it leaves holes in the heaps of
@@ -21,4 +21,4 @@ def keep_heap_small() -> None:
     with contextlib.suppress(AttributeError):  # musl has no mallopt
         library = ctypes.CDLL(None)
         library.mallopt(_M_ARENA_MAX, 1)
-        library.mallopt(_M_MMAP_THRESHOLD, FRAME_BYTES // 4)
+        library.mallopt(_M_MMAP_THRESHOLD, INLINE_BYTES)
