@@ -69,7 +69,8 @@ ROWS: dict[str, Damage] = {
     "entries, a row too much": rows(
         "INSERT INTO entries SELECT NULL, '20260213T120000999-abcdef', converter_id, day, status, name,"
         " folder, x'7a7a', twin, hex, sha256, size, mtime_ns, mode, uid, gid, captured_ms, reason,"
-        " xattrs, superseded_by, due_ms, attempts, changed_seq, segment_id, offset, header, stored, length"
+        " xattrs, superseded_by, due_ms, attempts, changed_seq, segment_id, offset, header, stored, length,"
+        " confidence, members"
         " FROM entries WHERE n = 1"
     ),
     "entries, all rows gone": rows("DELETE FROM entries"),
