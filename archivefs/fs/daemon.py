@@ -1,5 +1,6 @@
 """The life of a mount: open the archive, mount, serve until unmounted or told to stop, commit, close."""
 
+import errno
 import logging
 import math
 import os
@@ -62,6 +63,11 @@ def _fuse_options(root: Path, options: MountOptions) -> set[str]:
     wanted = {"nodev", "nosuid", "noatime"}
     given = {f"no{word}" for word in options.passed} & wanted
     return fixed | (wanted - given) | options.passed
+
+
+def _is_about_memory(error: BaseException) -> bool:
+    """Python's own error, or that of libfuse."""
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
 
 
 class _Mount:
@@ -148,7 +154,9 @@ class _Mount:
         """Serve requests; when that ends, for whatever reason, the rest ends too."""
         try:
             await pyfuse3.main(min_tasks=1, max_tasks=MAX_REQUESTS)
-        except* MemoryError:  # pyfuse3 had no room for a request, so nobody can answer it
+        except* (MemoryError, OSError) as group:  # there is no room for a request, so nobody can answer it
+            if group.split(_is_about_memory)[1] is not None:
+                raise
             raise OutOfMemoryError(
                 f"there is not enough memory to serve {self._mountpoint}; what was closed is archived; "
                 "mount it again"
