@@ -4,6 +4,7 @@ The order of a commit is the promise (docs/durability.md): records are written, 
 written, journal synced. A group that fails is taken back as if it had never been.
 """
 
+import contextlib
 import errno
 import glob
 import logging
@@ -24,6 +25,8 @@ from archivefs.store.segment import SegmentWriter
 log = logging.getLogger(__name__)
 
 OPEN_WRITERS = 32
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What passes when somebody makes room; it says nothing against the disk."""
 Mark = dict[str, int]
 
 
@@ -41,6 +44,7 @@ class Store:
         self._writers: OrderedDict[str, SegmentWriter] = OrderedDict()
         self._parts: dict[str, int] = {}
         self._sync_failed = False
+        self._has_tail = False
         self.failed = ""
 
     def append(self, base: str, header: RecordHeader, content: Encoded) -> Location:
@@ -82,7 +86,8 @@ class Store:
 
         Raises ``CaptureFailedError``; then no event of the batch counts, and the caller rolls back. A segment
         whose sync failed is never appended to again. A second group in a row whose sync fails, or a journal
-        that cannot be taken back, makes the store read-only (``failed`` says why).
+        that cannot be taken back, makes the store read-only (``failed`` says why). Where it is only room that
+        a disk or a quota lacks, every group is refused until there is some.
         """
         self._require_writable()
         for writer in list(self._writers.values()):
@@ -90,9 +95,12 @@ class Store:
                 writer.sync()
             except OSError as error:
                 self._abandon(writer)
-                if self._sync_failed:
-                    self._fail(f"syncing failed twice in a row, the last time content/{writer.name}: {error}")
-                self._sync_failed = True
+                if error.errno not in NO_ROOM:
+                    if self._sync_failed:
+                        self._fail(
+                            f"syncing failed twice in a row, the last time content/{writer.name}: {error}"
+                        )
+                    self._sync_failed = True
                 raise _failure(f"syncing content/{writer.name}", error) from error
         self._sync_failed = False
         stamped = self._append_events(batch)
@@ -104,12 +112,21 @@ class Store:
             stamped = self.journal.append(batch)
             self.journal.sync()
         except OSError as error:
-            try:
-                self.journal.undo()
-            except OSError as worse:
-                self._fail(f"the journal could not be taken back after a failed write: {worse}")
+            with contextlib.suppress(CaptureFailedError):  # the first error is the cause
+                self._undo_journal()
             raise _failure("writing the journal", error) from error
         return stamped
+
+    def _undo_journal(self) -> None:
+        """Take back what a failed group left in the journal, or, where there is no room for that, later."""
+        try:
+            self.journal.undo()
+        except OSError as error:
+            self._has_tail = error.errno in NO_ROOM
+            if not self._has_tail:
+                self._fail(f"the journal could not be taken back after a failed write: {error}")
+            raise _failure("taking back the journal", error) from error
+        self._has_tail = False
 
     def _fail(self, reason: str) -> None:
         """Take nothing more: the disk does not keep what it is given."""
@@ -161,7 +178,7 @@ class Store:
 
     def close(self) -> None:
         """Note the end of the chain and close all files."""
-        if not self.failed:
+        if not (self.failed or self._has_tail):
             self.journal.write_checkpoint()
         self.journal.close()
         for writer in self._writers.values():
@@ -171,6 +188,8 @@ class Store:
     def _require_writable(self) -> None:
         if self.failed:
             raise ReadOnlyError(f"the archive is read-only: {self.failed}")
+        if self._has_tail:
+            self._undo_journal()
 
     def _writer(self, base: str, content: Encoded) -> SegmentWriter:
         """The newest part of ``base``, or a new one where that is made for another dictionary.

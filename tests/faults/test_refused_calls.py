@@ -35,11 +35,13 @@ def paths(station: Station, folder: str = "files") -> dict[str, list[Path]]:
 
 
 def begun(station: Station) -> tuple[Station, Ledger]:
-    """Mounted, with two entries in it."""
+    """Mounted, with two entries in it, and nothing of its own to write any more."""
     ledger = Ledger()
     station.mount()
     for name in ("kept.csv", "large.bin"):
         assert attempt(station, ledger, name, b"kept" if name == "kept.csv" else LARGE) == 0
+    journal = paths(station)["journal"][0]
+    poll("the code of the converter, kept", lambda: b'"code_kept"' in journal.read_bytes())
     return station, ledger
 
 
@@ -122,6 +124,24 @@ def test_a_sync_that_fails_twice_in_a_row_makes_the_archive_read_only_and_says_s
     assert archive.content(archive.entries("large.bin")[0]) == LARGE
     archive.umount()
     archive.mount()
+    end(archive, ledger)
+
+
+@pytest.mark.parametrize("rules", [
+    ("segment", "fdatasync:error=ENOSPC"),
+    ("journal", "fdatasync:error=EDQUOT", "ftruncate:error=EDQUOT"),
+    ("journal", "write:error=ENOSPC", "ftruncate:error=ENOSPC"),
+])  # fmt: skip
+def test_room_that_lacks_for_long_is_refused_until_there_is_some(
+    station: Make, rules: tuple[str, ...]
+) -> None:
+    """As where a disk with a quota gives out room only when it syncs, and needs room to make some."""
+    archive, ledger = begun(station())
+    where, *inject = rules
+    with sabotage(archive.pid, *inject, paths=paths(archive)[where]):
+        refused = [attempt(archive, ledger, f"refused-{count}.csv", b"refused") for count in range(4)]
+    assert set(refused) <= {errno.ENOSPC, errno.EDQUOT}
+    assert attempt(archive, ledger, "next.csv", b"next") == 0
     end(archive, ledger)
 
 
