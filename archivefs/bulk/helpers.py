@@ -11,9 +11,9 @@ import queue
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Self
 
+from archivefs.background import own_process
 from archivefs.bulk.read import How, Taken, Taker
 from archivefs.bulk.walk import Found
 
@@ -33,12 +33,10 @@ class _Helper:
 
     def __init__(self, how: How) -> None:
         """Start it. Raises ``OSError``."""
-        paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
-        # -P: the folder this runs in is not looked into for modules; it may be the one that is read.
+        command, environment = own_process("archivefs.bulk.helpers")
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "archivefs.bulk.helpers"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, pipesize=PIPE_BYTES, start_new_session=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            command, env=environment, start_new_session=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, pipesize=PIPE_BYTES,
         )  # fmt: skip
         self._send(how)
 

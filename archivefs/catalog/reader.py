@@ -42,6 +42,7 @@ class Reader:
         self.outbox = OutboxReader(db)
         self._segments: dict[int, str] = {}
         self._names: dict[int, str] = {}
+        self._numbers: dict[str, int] = {}
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -174,21 +175,13 @@ class Reader:
 
     # -- pages -----------------------------------------------------------------------------------------
 
-    def page(
-        self, converter_id: int, day: int, status: Status, after: int, limit: int, upto: int = 2**62
-    ) -> list[Entry]:
-        """The next entries of one directory in the order of ``n``."""
-        rows = self.db.execute(
-            "SELECT * FROM entries WHERE converter_id = ? AND day = ? AND status = ? AND n > ? AND n <= ?"
-            " ORDER BY n LIMIT ?",
-            (converter_id, day, status_number(status), after, upto, limit),
-        )
-        return [Entry(*row) for row in rows]
-
     def flat_page(
         self, converter_id: int, day: int, status: Status, after: int, limit: int
     ) -> list[tuple[int, bytes, int, int, int, int]]:
-        """``(n, flat name, size, length, mtime_ns, members)`` of the same; a few columns are read fast."""
+        """``(n, flat name, size, length, mtime_ns, members)`` of the next entries of a directory, by ``n``.
+
+        Few columns are read fast.
+        """
         rows = self.db.execute(
             "SELECT n, flat_name, size, length, mtime_ns, members FROM entries"
             " WHERE converter_id = ? AND day = ? AND status = ? AND n > ? ORDER BY n LIMIT ?",
@@ -307,10 +300,10 @@ class Reader:
 
     def converter_id(self, name: str) -> int | None:
         """The number of a converter by its name, None where it never captured anything."""
-        number: int | None = self.db.execute(
-            "SELECT converter_id FROM converters WHERE name = ?", (name,)
-        ).get
-        return number
+        if name not in self._numbers:
+            for number, known in self.db.execute("SELECT converter_id, name FROM converters"):
+                self._numbers[known] = number
+        return self._numbers.get(name)
 
     def groups(self, column: str, fixed: Mapping[str, tuple[int, int]]) -> list[int]:
         """The different values of ``column`` in the totals within the inclusive bounds of ``fixed``."""

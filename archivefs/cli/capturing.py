@@ -40,7 +40,6 @@ from archivefs.errors import CaptureFailedError, IncompleteError, InvalidNameErr
 from archivefs.events import Actor
 from archivefs.fs import mounts
 from archivefs.jobs import dictionaries
-from archivefs.operations import AddDictionary
 from archivefs.packing import SOURCES
 
 TOLD = 100
@@ -134,11 +133,10 @@ def import_(
 
 def _run(bulk: Bulk, archive: Archive, converter: str, things: Things) -> None:
     """Capture all; where there is no dictionary yet, the first files make one for the others."""
-    waiting, tried = iter(things), dict[tuple[str, str], int]()
+    waiting = iter(things)
     if archive.packing.dictionary(converter, SOURCES) is None:
         bulk.run(itertools.islice(waiting, 2 * dictionaries.SAMPLES))
-        while (made := dictionaries.train_next(archive, tried)) is not None:
-            archive.commit_one(AddDictionary(made.converter, made.content, made.data, made.samples))
+        dictionaries.train_missing(archive)
     bulk.run(waiting)
 
 

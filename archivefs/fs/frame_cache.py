@@ -63,7 +63,7 @@ class FrameCache:
     def at_once(self, place: Location, size: int) -> bytes | None:
         """A content of one small frame whose bytes are in the page cache; None for any other.
 
-        Raises ``ContentDamagedError``.
+        Raises ``ContentDamagedError``, ``OSError``.
         """
         if size > INLINE_BYTES:
             return None
@@ -129,7 +129,7 @@ class ContentHandle(Handle):
         """All of a small content that needs no disk; whoever reads it is told what is wrong with it."""
         try:
             return self._cache.at_once(self._place, self._size) if self._size else None
-        except ArchiveError:
+        except (ArchiveError, OSError):
             return None
 
     async def read(self, offset: int, size: int) -> bytes:

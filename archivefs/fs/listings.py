@@ -75,18 +75,14 @@ class Listings:
         """After ``collect``, however it ended."""
         self._collecting.discard(directory.ino)
 
-    def has_room(self, names: int) -> bool:
-        """Make room for so many names more, by forgetting what was not listed for longest."""
-        while self._cost + names > KEPT_NAMES and self._kept:
-            self._forget(next(iter(self._kept)))
-        return self._cost + names <= KEPT_NAMES
-
     def keep(self, directory: Directory, rows: list[Row], version: int) -> None:
-        """Keep all that a directory lists, as it was at that version."""
+        """Keep all that a directory lists, as it was then; what was not listed for longest goes."""
         cost = len(rows) + KEPT_COST
-        if version != self.version(directory) or not self.has_room(cost):
+        if version != self.version(directory) or cost > KEPT_NAMES:
             return
         self._forget(directory.ino)
+        while self._cost + cost > KEPT_NAMES:
+            self._forget(next(iter(self._kept)))
         self._kept[directory.ino] = _Kept(rows, version)
         self._cost += cost
 
@@ -145,11 +141,16 @@ class Listing:
             return
         try:
             version, rows = self._listings.version(self._directory), list[Row]()
+            is_wanted = True
             for row, item in self._rows_after(0):
-                if len(rows) <= KEPT_NAMES:
+                if is_wanted:
                     rows.append(row)
+                    if len(rows) + KEPT_COST > KEPT_NAMES:
+                        is_wanted = False
+                        rows.clear()
                 yield row, item
-            self._listings.keep(self._directory, rows, version)
+            if is_wanted:
+                self._listings.keep(self._directory, rows, version)
         finally:
             self._listings.collected(self._directory)
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from archivefs.archive import Archive
 from archivefs.errors import ContentDamagedError, DictionaryError
+from archivefs.operations import AddDictionary
 from archivefs.packing import REPORTS, SOURCES
 from archivefs.store import dictionaries
 from archivefs.store.dictionaries import Dictionary
@@ -41,6 +42,10 @@ class Trained(NamedTuple):
     data: bytes
     samples: int
     saves_bytes: float
+
+    def operation(self, day: str = "") -> AddDictionary:
+        """Keeps it, for all that comes or for the contents of a day."""
+        return AddDictionary(self.converter, self.content, self.data, self.samples, day)
 
 
 def missing(archive: Archive) -> list[tuple[str, str]]:
@@ -133,3 +138,10 @@ def train_next(archive: Archive, tried: dict[tuple[str, str], int]) -> Trained |
         if trained is not None:
             return trained
     return None
+
+
+def train_missing(archive: Archive) -> None:
+    """Make and keep every dictionary that is missing and worth having. Raises as ``Archive.commit_one``."""
+    tried = dict[tuple[str, str], int]()
+    while (made := train_next(archive, tried)) is not None:
+        archive.commit_one(made.operation())

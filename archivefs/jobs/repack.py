@@ -22,7 +22,7 @@ from archivefs.catalog.rows import Record
 from archivefs.errors import ArchiveError, ContentDamagedError, SegmentMissingError
 from archivefs.events import Location, Move
 from archivefs.jobs import dictionaries
-from archivefs.operations import AddDictionary, DropSegment, MoveRecords, NewSegment, RemoveSegments
+from archivefs.operations import DropSegment, MoveRecords, NewSegment, RemoveSegments
 from archivefs.query import Query
 from archivefs.store import recovery
 from archivefs.store.dictionaries import Dictionary
@@ -146,7 +146,7 @@ def _dictionary(archive: Archive, group: Group, commit: Commit) -> Dictionary | 
     if trained is None or trained.saves_bytes * group.records < 2 * len(trained.data):
         return best
     day = "" if _is_newest(archive, group) else day_text(group.day)
-    number = commit(AddDictionary(trained.converter, trained.content, trained.data, trained.samples, day))
+    number = commit(trained.operation(day))
     return archive.content.dictionaries.by_number(number)
 
 

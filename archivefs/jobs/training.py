@@ -1,17 +1,24 @@
-"""Dictionaries by themselves: a mounted archive makes one when a converter has enough small contents."""
+"""Dictionaries by themselves: a mounted archive makes one when a converter has enough small contents.
+
+Training takes seconds of Python and would share the interpreter with the mount, whatever its priority: it has
+a process of its own.
+"""
 
 import logging
+import os
+import pickle
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import trio
 
 from archivefs.archive import Archive
-from archivefs.background import run_last
+from archivefs.background import own_process
 from archivefs.catalog.catalog import Change
 from archivefs.committer import Committer
 from archivefs.jobs import dictionaries
 from archivefs.jobs.dictionaries import Trained
-from archivefs.operations import AddDictionary
 
 log = logging.getLogger(__name__)
 
@@ -45,17 +52,36 @@ class Training:
             self._wake, self._new = trio.Event(), 0
             try:
                 while (made := await self._one()) is not None:
-                    await self._committer.submit(
-                        AddDictionary(made.converter, made.content, made.data, made.samples)
-                    )
+                    await self._committer.submit(made.operation())
             except Exception:
                 log.exception("no dictionary could be made; it is tried again")
             await self._wake.wait()
 
     async def _one(self) -> Trained | None:
-        return await trio.to_thread.run_sync(run_last, self._look, abandon_on_cancel=True)
+        """The next one. Raises ``RuntimeError`` with what the process said where that failed."""
+        command, environment = own_process(__name__, str(self._archive.root))
+        done = await trio.run_process(
+            command, env=environment, stdin=pickle.dumps(self._tried), capture_stdout=True,
+            capture_stderr=True, check=False, start_new_session=True,
+        )  # fmt: skip
+        said = done.stderr.decode(errors="replace").strip()
+        if done.returncode != 0:
+            raise RuntimeError(f"the process that trains ended with {done.returncode}: {said}")
+        if said:
+            log.warning("while training: %s", said)
+        made: Trained | None
+        made, self._tried = pickle.loads(done.stdout)
+        return made
 
-    def _look(self) -> Trained | None:
-        """In a thread: with a connection of its own."""
-        with Archive.open_as_it_is(self._archive.root) as archive:
-            return dictionaries.train_next(archive, self._tried)
+
+def main() -> None:
+    """Look once, in an archive that another process has mounted; stdin says what was tried."""
+    os.nice(19)
+    tried = pickle.load(sys.stdin.buffer)
+    with Archive.open_as_it_is(Path(sys.argv[1])) as archive:
+        made = dictionaries.train_next(archive, tried)
+    pickle.dump((made, tried), sys.stdout.buffer)
+
+
+if __name__ == "__main__":
+    main()

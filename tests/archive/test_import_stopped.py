@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -143,8 +144,13 @@ def test_records_that_a_killed_import_wrote_without_events_are_not_converted(mad
     ends_with_all(made, many)
 
 
-def test_an_interrupted_import_says_how_far_it_came(made: Path, many: Many) -> None:
-    with begun(made, many[0]) as process:
+def test_an_interrupted_import_says_how_far_it_came(made: Path, many: Many, tmp_path: Path) -> None:
+    top = tmp_path / "endless"
+    shutil.copytree(many[0], top, copy_function=os.link)
+    (top / "zzz").mkdir()
+    with (top / "zzz/last.bin").open("wb") as file:
+        file.truncate(32 << 30)
+    with begun(made, top) as process:
         wait_until(lambda: len(journal_lines(made)) > 1000, process=process)
         helpers = children(process)
         process.send_signal(signal.SIGINT)

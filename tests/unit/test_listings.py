@@ -135,3 +135,6 @@ def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     whole(kept, large, [4])
     whole(kept, large, [4])
     assert large.asked == 100
+    asked = folders[1].asked
+    whole(kept, folders[1], [4])
+    assert folders[1].asked == asked, "what is too long to be kept takes nobody's place"

@@ -17,7 +17,7 @@ import corpus
 
 from archivefs.archive import Archive
 from archivefs.jobs import dictionaries
-from archivefs.operations import AddDictionary, Capture
+from archivefs.operations import Capture
 
 SEED = 2024
 CAPTURED = datetime(2024, 3, 18, 8, 0, tzinfo=UTC)
@@ -165,17 +165,10 @@ def make_archive(root: Path, *days: Sequence[Source], toml: str = TOML) -> None:
             clock.advance(86_400)
         with Archive(root, clock=clock) as archive:
             if number:
-                train(archive)
+                dictionaries.train_missing(archive)
             for start in range(0, len(sources), GROUP):
                 capture(archive, sources[start : start + GROUP])
                 clock.advance(1)
-
-
-def train(archive: Archive) -> None:
-    """Make the dictionaries that are worth having."""
-    tried: dict[tuple[str, str], int] = {}
-    while (made := dictionaries.train_next(archive, tried)) is not None:
-        archive.commit_one(AddDictionary(made.converter, made.content, made.data, made.samples))
 
 
 def capture(archive: Archive, sources: Sequence[Source]) -> None:
