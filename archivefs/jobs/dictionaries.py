@@ -4,7 +4,8 @@ A dictionary is made once a converter has enough small sources (or reports), and
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from archivefs.archive import Archive
@@ -27,8 +28,12 @@ SAVES = 0.1
 TESTED = 5
 """Every fifth sample is set aside to see what the dictionary saves."""
 LEVEL = 19
+AGAIN = 1.25
+"""What was looked at in vain is looked at again with so many times the entries: 35 times in a million."""
 CANDIDATES = 5
 """So many of a converter's newest dictionaries are tried on the contents of a day."""
+Wanted = tuple[str, str]
+"""Converter and content (``sources`` or ``reports``)."""
 
 
 class Trained(NamedTuple):
@@ -48,18 +53,22 @@ class Trained(NamedTuple):
         return AddDictionary(self.converter, self.content, self.data, self.samples, day)
 
 
-def missing(archive: Archive) -> list[tuple[str, str]]:
-    """``(converter, content)`` that have no dictionary and enough entries for one."""
+def missing(archive: Archive, tried: Mapping[Wanted, int] = MappingProxyType({})) -> dict[Wanted, int]:
+    """What has no dictionary and enough entries for one, and how many entries these are.
+
+    ``tried`` says with how many it was looked at in vain; then it waits for some more.
+    """
     have = {(row.converter, row.content) for row in archive.reader.dictionaries() if not row.day}
     entries = dict[str, int]()
     for total in archive.reader.totals():
         entries[total.converter] = entries.get(total.converter, 0) + total.entries
-    return [
-        (converter, content)
+    return {
+        (converter, content): count
         for converter, count in entries.items()
         for content in (SOURCES, REPORTS)
-        if count >= SAMPLES and (converter, content) not in have
-    ]
+        if count >= max(SAMPLES, tried.get((converter, content), 0) * AGAIN)
+        and (converter, content) not in have
+    }
 
 
 def samples(
@@ -123,16 +132,16 @@ def _cost(contents: Sequence[bytes], level: int, dictionary: Dictionary | None) 
     return sum(encode_bytes(content, level, dictionary).stored for content in contents)
 
 
-def train_next(archive: Archive, tried: dict[tuple[str, str], int]) -> Trained | None:
-    """The next dictionary that is missing and worth having.
+def train_next(archive: Archive, tried: dict[Wanted, int]) -> Trained | None:
+    """The next dictionary that is missing and worth having; ``tried`` learns what was looked at.
 
-    ``tried`` says with how many samples one was not; it is tried again with twice as many. Takes seconds.
+    Takes seconds.
     """
-    for converter, content in missing(archive):
+    for (converter, content), entries in missing(archive, tried).items():
+        tried[converter, content] = entries
         given = samples(archive, converter, content)
-        if len(given) < max(SAMPLES, 2 * tried.get((converter, content), 0)):
+        if len(given) < SAMPLES:
             continue
-        tried[converter, content] = len(given)
         level = archive.converter_config(converter).compression_level
         trained = train(converter, content, given, None, level)
         if trained is not None:
@@ -142,6 +151,6 @@ def train_next(archive: Archive, tried: dict[tuple[str, str], int]) -> Trained |
 
 def train_missing(archive: Archive) -> None:
     """Make and keep every dictionary that is missing and worth having. Raises as ``Archive.commit_one``."""
-    tried = dict[tuple[str, str], int]()
+    tried = dict[Wanted, int]()
     while (made := train_next(archive, tried)) is not None:
         archive.commit_one(made.operation())

@@ -18,7 +18,7 @@ from archivefs.background import own_process
 from archivefs.catalog.catalog import Change
 from archivefs.committer import Committer
 from archivefs.jobs import dictionaries
-from archivefs.jobs.dictionaries import Trained
+from archivefs.jobs.dictionaries import Trained, Wanted
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class Training:
     def __init__(self, archive: Archive, committer: Committer) -> None:
         self._archive = archive
         self._committer = committer
-        self._tried: dict[tuple[str, str], int] = {}
+        self._tried: dict[Wanted, int] = {}
         self._new = 0
         self._wake = trio.Event()
         committer.on_change(self._changed)
@@ -59,6 +59,8 @@ class Training:
 
     async def _one(self) -> Trained | None:
         """The next one. Raises ``RuntimeError`` with what the process said where that failed."""
+        if not dictionaries.missing(self._archive, self._tried):
+            return None
         command, environment = own_process(__name__, str(self._archive.root))
         done = await trio.run_process(
             command, env=environment, stdin=pickle.dumps(self._tried), capture_stdout=True,

@@ -100,12 +100,12 @@ def file_of(archive: Archive, row: DictionaryRow) -> Path:
 def test_enough_small_sources_make_a_dictionary_that_is_used_from_then_on(root: Path, clock: Clock) -> None:
     with make(root, clock) as archive:
         before = many(archive, SAMPLES - 1)
-        assert dictionaries.missing(archive) == []
+        assert dictionaries.missing(archive) == {}
         before += many(archive, 1, SAMPLES)
-        assert dictionaries.missing(archive) == [("files", SOURCES), ("files", REPORTS)]
+        assert [*dictionaries.missing(archive)] == [("files", SOURCES), ("files", REPORTS)]
         row = train(archive, "files")
         assert row is not None
-        assert dictionaries.missing(archive) == [("files", REPORTS)]
+        assert [*dictionaries.missing(archive)] == [("files", REPORTS)]
         after = many(archive, 100, 1000)
         assert {dictionary_of(archive, id_) for id_ in before} == {""}
         assert {dictionary_of(archive, id_) for id_ in after} == {"files-1"}
@@ -143,7 +143,12 @@ def test_what_has_nothing_in_common_gets_no_dictionary(archive: Archive) -> None
     group = [capture(some_bytes(number, 2000)) for number in range(250)]
     commit(archive, *group)
     commit(archive, *[capture(some_bytes(1000 + number, 2000)) for number in range(250)])
-    assert train(archive, "files") is None
+    tried: dict[dictionaries.Wanted, int] = {}
+    assert dictionaries.train_next(archive, tried) is None
+    assert tried == {("files", SOURCES): SAMPLES, ("files", REPORTS): SAMPLES}
+    assert dictionaries.missing(archive, tried) == {}, "not again before there are a quarter more"
+    commit(archive, *[capture(some_bytes(2000 + number, 2000)) for number in range(SAMPLES // 4)])
+    assert dictionaries.missing(archive, tried) == dict.fromkeys(tried, SAMPLES * 5 // 4)
     assert not (archive.root / "dictionaries").exists()
 
 
@@ -228,7 +233,7 @@ def test_a_reopened_archive_goes_on_with_the_newest_one(root: Path, clock: Clock
         trained(archive, "files", SOURCES, day="2026-02-01")
         trained(archive, "ict", REPORTS)
         assert dictionary_of(archive, captured(archive, measured(1)).id) == "files-2"
-        assert dictionaries.missing(archive) == []
+        assert dictionaries.missing(archive) == {}
     clock.turn(DAY)
     with Archive(root, clock=clock) as archive:
         assert dictionary_of(archive, captured(archive, measured(2)).id) == "files-2"
@@ -239,7 +244,7 @@ def test_a_reopened_archive_goes_on_with_the_newest_one(root: Path, clock: Clock
 def test_a_dictionary_for_a_repacked_day_alone_is_not_what_a_converter_lacks(archive: Archive) -> None:
     many(archive, SAMPLES)
     trained(archive, "files", SOURCES, day="2026-02-01")
-    assert dictionaries.missing(archive) == [("files", SOURCES), ("files", REPORTS)]
+    assert [*dictionaries.missing(archive)] == [("files", SOURCES), ("files", REPORTS)]
     assert dictionary_of(archive, captured(archive, measured(1)).id) == ""
 
 
