@@ -1,6 +1,7 @@
 """Decompressed frames, shared by all readers within one bound of memory, and loaded ahead of who reads on."""
 
 import contextlib
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -24,6 +25,9 @@ LEAST_BYTES = LOADS * FRAME_BYTES
 AHEAD = 2
 """Frames loaded ahead of one who reads a file on and on: what two processors decompress meanwhile."""
 _Key = tuple[str, int, int]
+_Frame = bytes | bytearray
+_ONLY_HERE = 2
+"""``sys.getrefcount`` of what a variable has and nobody else: that variable, and the argument."""
 
 
 class FrameCache:
@@ -31,13 +35,15 @@ class FrameCache:
 
     Frames that are kept, and those that are being loaded, take at most ``limit_bytes`` together. Small
     contents are not kept: the kernel asks once for each, in one piece, and they leave holes in the heap.
+    The memory of a whole frame that is let go is that of the next one: fresh memory costs as much again as
+    half of the decompression.
     """
 
     def __init__(self, content: ContentReader, limit_bytes: int) -> None:
         self._content = content
         self._limit = limit_bytes
         self._bytes = 0
-        self._frames: OrderedDict[_Key, bytes] = OrderedDict()
+        self._frames: OrderedDict[_Key, _Frame] = OrderedDict()
         self._loading: dict[_Key, trio.Event] = {}
         self._threads = trio.CapacityLimiter(LOADS)
         self._ahead: trio.Nursery | None = None
@@ -47,8 +53,10 @@ class FrameCache:
         async with trio.open_nursery() as self._ahead:
             await trio.sleep_forever()
 
-    async def frame(self, place: Location, size: int, index: int) -> bytes:
-        """Frame ``index`` of a content. Raises ``ContentDamagedError``, ``OSError``."""
+    async def frame(self, place: Location, size: int, index: int) -> _Frame:
+        """Frame ``index`` of a content; it does not change as long as anybody has it or a view of it.
+
+        Raises ``ContentDamagedError``, ``OSError``."""
         key = (place.segment, place.offset, index)
         while True:
             frame = self._frames.get(key)
@@ -84,7 +92,7 @@ class FrameCache:
             with contextlib.suppress(ContentDamagedError, OSError):
                 await self._load(key, place, size, index)
 
-    async def _load(self, key: _Key, place: Location, size: int, index: int) -> bytes:
+    async def _load(self, key: _Key, place: Location, size: int, index: int) -> _Frame:
         there = self.at_once(place, size)
         if there is not None:
             return there
@@ -93,8 +101,13 @@ class FrameCache:
         try:
             async with self._threads:
                 reserved = frame_size(size, index) + FRAME_COST
-                self._make_room(reserved)
-                frame = await trio.to_thread.run_sync(self._content.frame, place, size, index)
+                frame: _Frame
+                buffer = self._make_room(reserved)
+                if buffer is not None:
+                    await trio.to_thread.run_sync(self._content.frame_into, place, size, index, buffer)
+                    frame = buffer
+                else:
+                    frame = await trio.to_thread.run_sync(self._content.frame, place, size, index)
             if size > INLINE_BYTES:
                 self._frames[key] = frame
                 reserved = 0
@@ -104,12 +117,20 @@ class FrameCache:
             del self._loading[key]
             done.set()
 
-    def _make_room(self, size: int) -> None:
-        """Count so many bytes more, and let go of what was not used for longest."""
+    def _make_room(self, size: int) -> bytearray | None:
+        """Count so many bytes more, and let go of what was not used for longest.
+
+        Gives memory for a whole frame, None for another.
+        """
+        is_whole = size == FRAME_BYTES + FRAME_COST
+        again: bytearray | None = None
         self._bytes += size
         while self._bytes > self._limit and self._frames:
             _, oldest = self._frames.popitem(last=False)
             self._bytes -= len(oldest) + FRAME_COST
+            if is_whole and isinstance(oldest, bytearray) and sys.getrefcount(oldest) == _ONLY_HERE:
+                again = oldest
+        return (again or bytearray(FRAME_BYTES)) if is_whole else None
 
 
 class ContentHandle(Handle):
@@ -132,13 +153,13 @@ class ContentHandle(Handle):
         except (ArchiveError, OSError):
             return None
 
-    async def read(self, offset: int, size: int) -> bytes:
+    async def read(self, offset: int, size: int) -> bytes | memoryview:
         """A part of the content, from as many frames as it touches."""
         end = min(offset + size, self._size)
         # The kernel asks for two parts at once, in any order.
         reads_on = self._size > FRAME_BYTES and abs(offset - self._next) <= FRAME_BYTES // 2
         self._next = end
-        pieces = []
+        pieces = list[memoryview]()
         while offset < end:
             index, skip = divmod(offset, FRAME_BYTES)
             if reads_on:
@@ -146,11 +167,11 @@ class ContentHandle(Handle):
                     self._cache.load_ahead(self._place, self._size, index + ahead)
             take = min(end - offset, frame_size(self._size, index) - skip)
             frame = await self._frame(index)
-            pieces.append(frame if take == len(frame) else frame[skip : skip + take])
+            pieces.append(memoryview(frame)[skip : skip + take])
             offset += take
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    async def _frame(self, index: int) -> bytes:
+    async def _frame(self, index: int) -> _Frame:
         """A frame from where the content is; from its new place where a repack has removed the segment."""
         while True:
             try:

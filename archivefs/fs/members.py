@@ -139,7 +139,7 @@ class _Window(Handle):
         self._whole = whole
         self._row = row
 
-    async def read(self, offset: int, size: int) -> bytes:
+    async def read(self, offset: int, size: int) -> bytes | memoryview:
         """A part of the file."""
         size = min(size, self._row.size - offset)
         return await self._whole.read(self._row.offset + offset, size) if size > 0 else b""

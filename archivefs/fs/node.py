@@ -102,7 +102,7 @@ class Handle(ABC):
     keep_cache = True
 
     @abstractmethod
-    async def read(self, offset: int, size: int) -> bytes:
+    async def read(self, offset: int, size: int) -> bytes | memoryview:
         """Up to ``size`` bytes; fewer only at the end. Raises ``ArchiveError`` or ``OSError``."""
 
     def at_once(self) -> bytes | None:

@@ -261,7 +261,7 @@ class Operations(pyfuse3.Operations):
         """Bytes of an open file."""
         handle = self._handles[fh]
         assert isinstance(handle, Handle)
-        return await handle.read(off, size)
+        return await handle.read(off, size)  # type: ignore[return-value]  # pyfuse3 takes any buffer
 
     @_boundary
     async def create(

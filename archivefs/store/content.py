@@ -5,6 +5,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from archivefs.errors import ContentDamagedError, DictionaryError, SegmentMissingError
@@ -123,14 +124,17 @@ class ContentReader:
         assert packed is not None
         return self.unpack(place, size, index, packed)
 
+    def frame_into(self, place: Location, size: int, index: int, buffer: bytearray) -> None:
+        """Fill a buffer with frame ``index``, which has its size. Raises as ``frame``."""
+        packed = self.compressed_frame(place, size, index)
+        assert packed is not None
+        with _naming(place, index):
+            frames.decompress_into(packed, buffer, self.dictionaries)
+
     def unpack(self, place: Location, size: int, index: int, packed: bytes) -> bytes:
         """Decompress a frame. Raises ``DictionaryError``, ``ContentDamagedError``, naming the place."""
-        try:
+        with _naming(place, index):
             return frames.decompress(packed, frames.frame_size(size, index), self.dictionaries)
-        except DictionaryError as error:
-            raise DictionaryError(f"{_name(place)}, frame {index}: {error}", error.name) from None
-        except ContentDamagedError as error:
-            raise ContentDamagedError(f"{_name(place)}, frame {index}: {error}") from None
 
     def pieces(self, place: Location, size: int) -> Iterator[bytes]:
         """The whole content, frame by frame."""
@@ -166,6 +170,17 @@ class ContentReader:
         """Close all segments that nobody reads."""
         with self._lock:
             self._files.clear()
+
+
+@contextmanager
+def _naming(place: Location, index: int) -> Iterator[None]:
+    """What is wrong with a frame is said of its place."""
+    try:
+        yield
+    except DictionaryError as error:
+        raise DictionaryError(f"{_name(place)}, frame {index}: {error}", error.name) from None
+    except ContentDamagedError as error:
+        raise ContentDamagedError(f"{_name(place)}, frame {index}: {error}") from None
 
 
 def _name(place: Location) -> str:

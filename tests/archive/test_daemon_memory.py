@@ -8,12 +8,13 @@ import tracemalloc
 from typing import NamedTuple
 
 import pytest
-from archive_parts import ROOT, capture, commit
+from archive_parts import ROOT, capture, commit, some_bytes
 
 from archivefs.archive import Archive
-from archivefs.fs.frame_cache import FrameCache
+from archivefs.fs.frame_cache import FRAME_COST, FrameCache
 from archivefs.fs.inbox import Inbox
 from archivefs.fs.inbox_items import InboxDir, InboxFile
+from archivefs.store.frames import FRAME_BYTES
 
 
 class Caller(NamedTuple):
@@ -87,6 +88,24 @@ async def test_the_cache_of_frames_keeps_its_bound_with_the_smallest_frames_as_w
     finally:
         tracemalloc.stop()
     assert used < 1.1 * limit
+
+
+async def test_memory_of_frames_is_used_again_but_never_while_anybody_has_it(archive: Archive) -> None:
+    contents = some_bytes(1, 6 * FRAME_BYTES)
+    commit(archive, capture(contents))
+    (entry,) = archive.reader.all_after(0, 1)
+    place = archive.reader.location(entry)
+    cache = FrameCache(archive.content, 2 * (FRAME_BYTES + FRAME_COST))
+
+    async def frame(index: int) -> bytes | bytearray:
+        found = await cache.frame(place, entry.size, index)
+        assert found == contents[index * FRAME_BYTES : (index + 1) * FRAME_BYTES]
+        return found
+
+    view = memoryview(await frame(0))[1000:2000]
+    seen = [id(await frame(index)) for index in range(1, 6)]
+    assert view == contents[1000:2000]
+    assert len(set(seen)) == 2, "the others took turns in the same memory"
 
 
 CHURN = """
