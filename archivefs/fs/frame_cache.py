@@ -22,6 +22,9 @@ LOADS = 8
 """Frames loaded at once: more would wait for the processors, fewer for a slow disk."""
 LEAST_BYTES = LOADS * FRAME_BYTES
 """With less memory than this, frames would be dropped before they are read."""
+BEHIND = 8
+"""Frames that stay when one who reads on and on is past them. The kernel has their pages, and memory that was
+used just now is still in the processor's cache."""
 AHEAD = 2
 """Frames loaded ahead of one who reads a file on and on: what two processors decompress meanwhile."""
 _Key = tuple[str, int, int]
@@ -35,8 +38,8 @@ class FrameCache:
 
     Frames that are kept, and those that are being loaded, take at most ``limit_bytes`` together. Small
     contents are not kept: the kernel asks once for each, in one piece, and they leave holes in the heap.
-    The memory of a whole frame that is let go is that of the next one: fresh memory costs as much again as
-    half of the decompression.
+    Who reads a large file from end to end takes no place from the others. The memory of a whole frame that is
+    let go is that of the next one: fresh memory costs as much again as half of the decompression.
     """
 
     def __init__(self, content: ContentReader, limit_bytes: int) -> None:
@@ -44,6 +47,7 @@ class FrameCache:
         self._limit = limit_bytes
         self._bytes = 0
         self._frames: OrderedDict[_Key, _Frame] = OrderedDict()
+        self._passed: OrderedDict[_Key, None] = OrderedDict()
         self._loading: dict[_Key, trio.Event] = {}
         self._threads = trio.CapacityLimiter(LOADS)
         self._ahead: trio.Nursery | None = None
@@ -62,6 +66,7 @@ class FrameCache:
             frame = self._frames.get(key)
             if frame is not None:
                 self._frames.move_to_end(key)
+                self._passed.pop(key, None)
                 return frame
             loading = self._loading.get(key)
             if loading is None:
@@ -77,6 +82,12 @@ class FrameCache:
             return None
         packed = self._content.compressed_frame(place, size, 0, wait=False)
         return None if packed is None else self._content.unpack(place, size, 0, packed)
+
+    def passed(self, place: Location, index: int) -> None:
+        """One who reads a file on and on has all of frame ``index``."""
+        key = (place.segment, place.offset, index)
+        if key in self._frames:
+            self._passed[key] = None
 
     def load_ahead(self, place: Location, size: int, index: int) -> None:
         """Begin to load frame ``index`` where there is one, unless it is there or all threads are busy."""
@@ -118,15 +129,17 @@ class FrameCache:
             done.set()
 
     def _make_room(self, size: int) -> bytearray | None:
-        """Count so many bytes more, and let go of what was not used for longest.
+        """Count so many bytes more. What readers have passed goes first, then what was not used for longest.
 
         Gives memory for a whole frame, None for another.
         """
         is_whole = size == FRAME_BYTES + FRAME_COST
         again: bytearray | None = None
         self._bytes += size
-        while self._bytes > self._limit and self._frames:
-            _, oldest = self._frames.popitem(last=False)
+        while self._frames and (self._bytes > self._limit or len(self._passed) > BEHIND):
+            key = next(iter(self._passed or self._frames))
+            self._passed.pop(key, None)
+            oldest = self._frames.pop(key)
             self._bytes -= len(oldest) + FRAME_COST
             if is_whole and isinstance(oldest, bytearray) and sys.getrefcount(oldest) == _ONLY_HERE:
                 again = oldest
@@ -168,6 +181,8 @@ class ContentHandle(Handle):
             take = min(end - offset, frame_size(self._size, index) - skip)
             frame = await self._frame(index)
             pieces.append(memoryview(frame)[skip : skip + take])
+            if reads_on and skip + take == len(frame):
+                self._cache.passed(self._place, index)
             offset += take
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 

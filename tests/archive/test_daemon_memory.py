@@ -11,7 +11,8 @@ import pytest
 from archive_parts import ROOT, capture, commit, some_bytes
 
 from archivefs.archive import Archive
-from archivefs.fs.frame_cache import FRAME_COST, FrameCache
+from archivefs.fs import frame_cache
+from archivefs.fs.frame_cache import FRAME_COST, ContentHandle, FrameCache
 from archivefs.fs.inbox import Inbox
 from archivefs.fs.inbox_items import InboxDir, InboxFile
 from archivefs.store.frames import FRAME_BYTES
@@ -106,6 +107,21 @@ async def test_memory_of_frames_is_used_again_but_never_while_anybody_has_it(arc
     seen = [id(await frame(index)) for index in range(1, 6)]
     assert view == contents[1000:2000]
     assert len(set(seen)) == 2, "the others took turns in the same memory"
+
+
+async def test_who_copies_a_large_file_takes_no_frame_from_others(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frame_cache, "BEHIND", 1)
+    commit(archive, *(capture(some_bytes(seed, 8 * FRAME_BYTES)) for seed in range(2)))
+    cache = FrameCache(archive.content, 4 * (FRAME_BYTES + FRAME_COST))
+    places = [archive.reader.location(entry) for entry in archive.reader.all_after(0, 2)]
+    wanted = await cache.frame(places[0], 8 * FRAME_BYTES, 5)
+    handle = ContentHandle(cache, 2, places[1], 8 * FRAME_BYTES, lambda: places[1])
+    step = 128 << 10
+    copied = b"".join([await handle.read(at, step) for at in range(0, 8 * FRAME_BYTES, step)])
+    assert copied == some_bytes(1, 8 * FRAME_BYTES)
+    assert await cache.frame(places[0], 8 * FRAME_BYTES, 5) is wanted
 
 
 CHURN = """
