@@ -92,7 +92,6 @@ class Run:
         self.trouble: list[str] = []
         self.saved: set[tuple[str, str, str]] = set()
         self.away: list[tuple[float, float]] = []
-        self._read: dict[str, int] = {}
         self._line: dict[str, list[float]] = defaultdict(list)
         self._lines = 0
         self._began = 0.0
@@ -157,7 +156,6 @@ class Run:
             crowd.go()
         self.away.append((left, time.monotonic() + 0.5))
         self.lives.append(Life(len(self.lives) + 1, self.station.pid, self.now()))
-        self._read = {}
 
     def _hear(self, crowd: Crowd) -> dict[str, list[Any]]:
         """Takes what the programs did; what went wrong outside a restart is trouble."""
@@ -167,7 +165,6 @@ class Run:
             if not expected:
                 self.trouble.append(what)
         self.saved.update((converter, name, sha256) for converter, name, sha256, _, _ in heard["saved"])
-        self._read.update(heard["content"])
         return heard
 
     # -- the measurements ------------------------------------------------------------------------------
@@ -186,7 +183,7 @@ class Run:
             return
         sample = Sample(
             at=round(self.now(), 2), life=len(self.lives), **measure.process_facts(self.station.pid),
-            cached=measure.cached(self._read, self.station.root / CATALOG),
+            cached=measure.cached(self.station.root / CATALOG),
             entries=measure.entries_of(self.station.mount_point),
             **measure.archive_facts(self.station.root), kernel_inodes=measure.kernel_inodes(),
             latency={

@@ -15,8 +15,6 @@ from typing import NamedTuple
 
 from archivefs.archive import CATALOG
 from archivefs.catalog.catalog import PAGE_CACHE_KIB
-from archivefs.config import READ_CACHE_BYTES
-from archivefs.fs.frame_cache import INLINE_BYTES
 
 OPERATIONS = {
     "close": "create, write, close",
@@ -37,7 +35,7 @@ SHARE, LATENCY_SHARE, COUNT = 0.04, 0.25, 2
 Fragments of the heap and neighbours move measurements by so much. The longer the time, the less is that in
 an hour.
 """
-CACHES_BYTES = READ_CACHE_BYTES + (PAGE_CACHE_KIB << 10)
+CACHES_BYTES = PAGE_CACHE_KIB << 10
 MIB = 1 << 20
 
 
@@ -241,15 +239,14 @@ def trend(
     return Trend(quantity, unit, middle, *slope_of(blocks(points)), tolerance)
 
 
-def cached(read: dict[str, int], catalog: Path) -> int:
-    """What the daemon's caches hold at most in bytes, after it gave these sources (size by id).
+def cached(catalog: Path) -> int:
+    """What the daemon's caches hold at most in bytes.
 
-    That is frames of what is not small, and pages of the catalog in the connection that writes; the reading
-    one drops its pages at each commit.
+    Those are pages of the catalog in the connection that writes. The reading one drops its own at each commit,
+    and frames of what is read from end to end are not kept.
     """
     pages = catalog.stat().st_size if catalog.exists() else 0
-    frames = sum(size for size in read.values() if size > INLINE_BYTES)
-    return min(frames, READ_CACHE_BYTES) + min(pages, PAGE_CACHE_KIB << 10)
+    return min(pages, CACHES_BYTES)
 
 
 def as_json(samples: Sequence[Sample]) -> list[dict[str, object]]:

@@ -170,7 +170,7 @@ class ContentHandle(Handle):
         """A part of the content, from as many frames as it touches."""
         end = min(offset + size, self._size)
         # The kernel asks for two parts at once, in any order.
-        reads_on = self._size > FRAME_BYTES and abs(offset - self._next) <= FRAME_BYTES // 2
+        reads_on = abs(offset - self._next) <= FRAME_BYTES // 2
         self._next = end
         pieces = list[memoryview]()
         while offset < end:
