@@ -242,8 +242,8 @@ def trend(
 def cached(catalog: Path) -> int:
     """What the daemon's caches hold at most in bytes.
 
-    Those are pages of the catalog in the connection that writes. The reading one drops its own at each commit,
-    and frames of what is read from end to end are not kept.
+    Those are pages of the catalog in the connection that writes. The reading one drops its own at each
+    commit, and frames of what is read from end to end are not kept.
     """
     pages = catalog.stat().st_size if catalog.exists() else 0
     return min(pages, CACHES_BYTES)
