@@ -79,8 +79,6 @@ def measured(folder: Path, kind: str, sources: list[Source]) -> list[Figure]:
         if part != "all"
     ]
     goal = goal._replace(text=f"<= {REPACKED} x gzip", at_most=REPACKED)
-    if not systems.has_command("repack"):
-        return [*figures, Figure(GROUP, "  repacked", "bytes", {}, goal, note="not there")]
     begin_a_day(root)
     start = time.perf_counter()
     systems.archivefs("repack", "--archive", root, "--all")

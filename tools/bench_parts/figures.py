@@ -61,7 +61,6 @@ class Figure:
     values: dict[str, list[float]]
     budget: Budget | None = None
     of: str = FLOOR
-    note: str = ""
 
     def spread(self, system: str) -> Spread | None:
         """The values of one system, None where it was not measured."""
@@ -89,7 +88,7 @@ class Figure:
 
     def as_json(self) -> dict[str, Any]:
         """For machines."""
-        facts: dict[str, Any] = {"group": self.group, "name": self.name, "unit": self.unit, "note": self.note}
+        facts: dict[str, Any] = {"group": self.group, "name": self.name, "unit": self.unit}
         facts["systems"] = {
             name: {**spread(values)._asdict(), "values": values}
             for name, values in self.values.items() if values

@@ -98,7 +98,7 @@ def cells(figure: Figure, systems: Sequence[str]) -> Iterator[str]:
     show = UNITS[figure.unit]
     for name in systems:
         found = figure.spread(name)
-        yield show(found.median) if found else figure.note if name == OURS else ""
+        yield show(found.median) if found else ""
     yield ratio_text(figure)
     yield "" if figure.budget is None else figure.budget.text
 

@@ -45,12 +45,6 @@ def archivefs(*arguments: object) -> str:
     return run(*ARCHIVEFS, *arguments)
 
 
-def has_command(name: str) -> bool:
-    """Whether this archivefs has such a command."""
-    done = subprocess.run([*ARCHIVEFS, name, "--help"], env=ENVIRONMENT, capture_output=True, check=False)
-    return done.returncode == 0
-
-
 class System(ABC):
     """A file system that can be mounted at ``point``."""
 
