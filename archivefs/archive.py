@@ -477,7 +477,7 @@ def rebuild(root: Path, *, clock: Callable[[], int] = time.time_ns) -> int:
             raise JournalDamagedError(f"{root} has no journal; archivefs rebuild --from-segments makes one")
         fresh = root / f"{CATALOG}.new"
         remove_catalog(fresh)
-        catalog = Catalog(fresh)
+        catalog = Catalog(fresh, in_one_go=True)
         count = apply_journal(store, catalog)
         catalog.close()
         remove_catalog(root / CATALOG)

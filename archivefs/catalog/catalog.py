@@ -53,6 +53,8 @@ from archivefs.routing import UNROUTED
 
 SCHEMA_VERSION = 6
 PAGE_CACHE_KIB = 16_000
+FILLING_CACHE_KIB = 256_000
+"""For a catalog that is made at once: its indexes are written all over, and a million entries take 600 MB."""
 """Pages of the catalog that each connection keeps in memory."""
 SHORT_NAME = 200
 """A name up to this length is not shortened in that of its directory, nor is another one shortened to it."""
@@ -123,10 +125,20 @@ def connect(path: Path, *, readonly: bool = False) -> apsw.Connection:
 class Catalog:
     """The writing connection. One thread at a time; readers use their own connection."""
 
-    def __init__(self, path: Path) -> None:
-        """Open or create. Raises ``OtherSchemaError`` or ``apsw.Error`` (damaged)."""
+    def __init__(self, path: Path, *, in_one_go: bool = False) -> None:
+        """Open or create. Raises ``OtherSchemaError`` or ``apsw.Error`` (damaged).
+
+        ``in_one_go``: to be filled from the start to the end and thrown away where that fails. Nothing is on
+        the disk for sure before ``close``.
+        """
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         self.db = connect(path)
+        self._path = path
+        self._in_one_go = in_one_go
+        if in_one_go:
+            self.db.pragma("journal_mode", "OFF")
+            self.db.pragma("synchronous", "OFF")
+            self.db.pragma("cache_size", -FILLING_CACHE_KIB)
         # Not the file's size: after a power cut the schema can be gone with the log it was written to.
         fresh = self.db.execute("SELECT count(*) FROM sqlite_schema").get == 0
         self._segments: dict[str, int] = {}
@@ -153,8 +165,13 @@ class Catalog:
             raise apsw.CorruptError(found)
 
     def close(self) -> None:
-        """Close the file; the WAL is folded in."""
+        """Close the file; the WAL is folded in, what was filled in one go is synced. Raises ``OSError``."""
+        if self._in_one_go:
+            self.db.pragma("journal_mode", "WAL")
         self.db.close()
+        if self._in_one_go:
+            with self._path.open("rb") as file:
+                os.fsync(file.fileno())
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
