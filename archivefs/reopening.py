@@ -4,6 +4,7 @@ Torn ends are kept aside and cut, whole sources become entries, conversions that
 that a repack did not finish go.
 """
 
+import itertools
 import logging
 from collections.abc import Callable
 
@@ -21,6 +22,10 @@ from archivefs.store.store import Store
 from archivefs.transaction import Transaction
 
 log = logging.getLogger(__name__)
+
+PATIENCE = 3
+"""So often in a row a conversion may be what runs when archivefs ends. From then on it waits each time."""
+FIRST_DELAY_MS, LONGEST_DELAY_MS = 30_000, 3_600_000
 
 
 class Reopening:
@@ -95,14 +100,17 @@ class Reopening:
             return False
 
     def _interrupted(self, now_ms: int) -> list[Event]:
-        """Conversions that ran when the process ended."""
+        """Conversions that ran when the process ended. One of them may be why it did, time and again."""
         events: list[Event] = []
         for entry in self._reader.with_status(Status.CONVERTING):
-            attempt = self._reader.attempts(entry.n)[-1]
+            *before, attempt = self._reader.attempts(entry.n)
+            others = itertools.takewhile(lambda each: each.outcome == Outcome.INTERRUPTED, reversed(before))
+            delays = 1 + len([*others]) - PATIENCE
+            wait_ms = min(FIRST_DELAY_MS << min(delays - 1, 20), LONGEST_DELAY_MS) if delays > 0 else 0
             events.append(
                 AttemptFinished(
                     id=entry.id, attempt=attempt.attempt, outcome=Outcome.INTERRUPTED, status=Status.PENDING,
-                    started_ms=attempt.started_ms, duration_ms=0, due_ms=now_ms,
+                    started_ms=attempt.started_ms, duration_ms=0, due_ms=now_ms + wait_ms,
                     error="archivefs stopped while this conversion ran",
                 )
             )  # fmt: skip

@@ -383,6 +383,26 @@ def test_running_attempts_become_interrupted_and_their_entries_wait_again(root: 
         assert commit(archive, BeginAttempt(receipts[2].id, "capture")) == [2]
 
 
+def test_a_conversion_that_runs_at_every_stop_waits_longer_each_time(root: Path, clock: Clock) -> None:
+    with make(root, clock) as archive:
+        id_ = captured(archive, b"1", converter="ict").id
+    waits = []
+    for _ in range(13):
+        with Archive(root, clock=clock) as archive:
+            commit(archive, BeginAttempt(id_, "retry"))
+        with Archive(root, clock=clock) as archive:
+            waits.append((entry(archive, id_).due_ms - clock.ms) // 1000)
+            assert entry(archive, id_).status is Status.PENDING
+        clock.turn(waits[-1])
+    assert waits == [0, 0, 0, 30, 60, 120, 240, 480, 960, 1920, 3600, 3600, 3600]
+    with Archive(root, clock=clock) as archive:
+        commit(archive, BeginAttempt(id_, "retry"))
+        commit(archive, finish(id_, 14, outcome=Outcome.SUSPENDED, due_ms=clock.ms))
+        commit(archive, BeginAttempt(id_, "retry"))
+    with Archive(root, clock=clock) as archive:
+        assert entry(archive, id_).due_ms == clock.ms, "it came to an end in between"
+
+
 def test_recovering_is_logged_once(root: Path, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     with make(root, clock) as archive:
         commit(archive, BeginAttempt(captured(archive, b"1", converter="ict").id, "capture"))
