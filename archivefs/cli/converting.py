@@ -131,7 +131,13 @@ def test(root: Path, name: str, file: Path, as_json: bool) -> None:
 
     Its reports are printed on stdout, what it logs on stderr.
     """
-    tried = trial.run(root, name, _runnable(root, name), file)
+    config = _runnable(root, name)
+    if file.is_dir() != (config.kind == "folder"):
+        there = "a folder" if file.is_dir() else "a file"
+        raise click.BadParameter(
+            f'{file} is {there}; the kind of "{name}" is "{config.kind}"', param_hint="FILE"
+        )
+    tried = trial.run(root, name, config, file)
     answer, reports = tried.answer, [msgspec.json.decode(report) for report in tried.reports]
     log = tried.log.decode(errors="replace")
     if as_json:

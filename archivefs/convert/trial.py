@@ -59,9 +59,15 @@ async def _run(
     return Trial(answer, log, reports, code.sha256, seconds)
 
 
+def _no_files(folder: str, names: list[str]) -> list[str]:
+    """Links and devices, which are no part of a source either (``fs/folder_sources``)."""
+    inside = (Path(folder, name) for name in names)
+    return [each.name for each in inside if each.is_symlink() or not (each.is_dir() or each.is_file())]
+
+
 def _copy(source: Path, target: Path) -> None:
     if source.is_dir():
-        shutil.copytree(source, target)
+        shutil.copytree(source, target, ignore=_no_files)
     else:
         shutil.copy2(source, target)
     open_to_readers(target)

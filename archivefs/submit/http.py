@@ -56,7 +56,7 @@ class HttpReceiver:
                 status, retry_after, body = await _post(client, config.url, headers, letter.body)
                 answer = meaning(status, retry_after, _without_secrets(body, headers, config))
             except (httpx.HTTPError, httpx.InvalidURL) as error:
-                answer = later(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+                answer = later(words(error))
         return answer
 
     async def aclose(self) -> None:
@@ -103,6 +103,14 @@ async def _post(
                 raise
             # The server has taken it; that its answer breaks off changes nothing.
     return response.status_code, response.headers.get("Retry-After", ""), said[:ANSWER_BYTES]
+
+
+def words(error: Exception) -> str:
+    """What a failed connection is told as; where the error has no text, one that led to it may (TLS)."""
+    cause: BaseException | None = error
+    while cause is not None and not str(cause):
+        cause = cause.__cause__ or cause.__context__
+    return type(error).__name__ if cause is None else f"{type(error).__name__}: {cause}"
 
 
 def meaning(status: int, retry_after: str, body: bytes) -> Answer:

@@ -3,6 +3,7 @@
 import http.server
 import json
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -39,7 +40,7 @@ Decide = Callable[[int, Received], Reply]
 class ReportServer:
     """Listens on loopback; ``decide`` may be changed at any time."""
 
-    def __init__(self, decide: Decide, port: int = 0) -> None:
+    def __init__(self, decide: Decide, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         self.decide = decide
         self.received: list[Received] = []
         self.concurrent = self.most_concurrent = 0
@@ -47,6 +48,11 @@ class ReportServer:
         self._over = threading.Event()
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", port), self._handler())
         self._server.daemon_threads = True
+        self._scheme = "https" if tls else "http"
+        if tls:
+            self._server.socket = tls.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()
 
@@ -58,7 +64,7 @@ class ReportServer:
     @property
     def url(self) -> str:
         """Where reports are posted to."""
-        return f"http://127.0.0.1:{self.port}/api/report"
+        return f"{self._scheme}://127.0.0.1:{self.port}/api/report"
 
     @property
     def ids(self) -> list[str]:
@@ -114,7 +120,8 @@ class ReportServer:
                 pass
 
             def handle(self) -> None:
-                with suppress(ConnectionError):  # who asked was killed, or does not wait
+                # Who asked was killed, does not wait, or does not trust.
+                with suppress(ConnectionError, ssl.SSLError):
                     super().handle()
 
         return Handler
@@ -126,9 +133,11 @@ def taken(number: int, received: Received) -> Reply:
 
 
 @contextmanager
-def report_server(decide: Decide = taken, port: int = 0) -> Iterator[ReportServer]:
+def report_server(
+    decide: Decide = taken, port: int = 0, tls: ssl.SSLContext | None = None
+) -> Iterator[ReportServer]:
     """A server for the time of a test."""
-    server = ReportServer(decide, port)
+    server = ReportServer(decide, port, tls)
     try:
         yield server
     finally:

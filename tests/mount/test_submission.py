@@ -2,12 +2,14 @@
 
 import itertools
 import json
+import ssl
 import time
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from mount_parts import Make, Mounted, archivefs, config, converter, names_in, run
 from receiver_parts import Received, Reply, ReportServer, free_port, report_server, taken
 
@@ -71,6 +73,26 @@ def wait_for_state(archive: Mounted, name: str, state: str) -> dict[str, Any]:
         lambda: archive.facts(entry)["attempts"][0]["reports"][0]["submission"] == said,
     )
     return said
+
+
+def test_a_server_with_a_certificate_of_the_house_is_trusted_where_that_is_said(
+    mounted: Make, tmp_path: Path
+) -> None:
+    house, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    house.issue_cert("127.0.0.1").configure_cert(context)
+    house.cert_pem.write_to_path(str(tmp_path / "house.pem"))
+    with report_server(tls=context) as server:
+        trusting = sending("trusting", server, ca_file=str(tmp_path / "house.pem"))
+        archive = mounted(config(trusting, sending("blind", server)))
+        archive.drop("trusting", "a.csv", b"serial 1")
+        archive.drop("blind", "b.csv", b"serial 2")
+        sent = wait_for_state(archive, "a.csv", "sent")
+        archive.wait_for_status("b.csv", "success")
+        archive.wait_for("a delivery that failed", lambda: submission(archive, "b.csv")["deliveries"])
+        waiting = submission(archive, "b.csv")
+        assert waiting["state"] == "queued"
+        assert "certificate verify failed" in waiting["deliveries"][0]["error"]
+        assert server.ids == [sent["report_id"]]
 
 
 def test_a_report_is_posted_with_an_id_and_the_answer_is_noted(mounted: Make) -> None:
