@@ -55,6 +55,10 @@ class Declares:
 def fails(path, arguments):
     subprocess.run(["true"], check=True)
     raise ValueError("line 3: no value")
+
+def names(path, arguments):
+    inside = [os.path.join(top, each) for top, folders, files in os.walk(path) for each in folders + files]
+    return {"names": sorted(os.path.relpath(each, path) for each in inside)}
 """
 
 
@@ -132,6 +136,25 @@ def test_test_prints_reports_and_log_and_changes_nothing(root: Path, tmp_path: P
     assert "Traceback" in ran.err
     assert files_below(root) == before
     assert file.read_text() == "measured"
+
+
+def test_test_takes_what_the_kind_of_the_converter_is_and_follows_no_link(root: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "panel 1"
+    (folder / "images").mkdir(parents=True)
+    (folder / "a.csv").write_text("measured")
+    (folder / "images/top").symlink_to(tmp_path)
+    (folder / "root").symlink_to("/")
+    os.mkfifo(folder / "images/pipe")
+    with (root / "archive.toml").open("a") as toml:
+        toml.write(
+            '[converters.panel]\nkind = "folder"\nrun = "function:good:names"\npath = ["converters"]\n'
+        )
+    ran = archivefs("converter", "test", "panel", folder, "--json", "--archive", root)
+    assert json.loads(ran.out)["reports"] == [{"names": ["a.csv", "images"]}]
+    ran = archivefs("converter", "test", "panel", folder / "a.csv", "--archive", root)
+    assert (ran.code, f'{folder}/a.csv is a file; the kind of "panel" is "folder"' in ran.err) == (2, True)
+    ran = archivefs("converter", "test", "csv", folder, "--archive", root)
+    assert (ran.code, f'{folder} is a folder; the kind of "csv" is "file"' in ran.err) == (2, True)
 
 
 # -- the sandbox of an ordinary user -------------------------------------------------------------------
