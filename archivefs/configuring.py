@@ -6,22 +6,20 @@ from archivefs.events import Actor, Configured, Setting
 from archivefs.operations import Note
 
 
-def write(archive: Archive, data: bytes, actor: Actor) -> list[Setting]:
-    """Make ``data`` the archive.toml, and note what changed; returns that, nothing where nothing did.
+def begin(archive: Archive, data: bytes, actor: Actor) -> tuple[Note, list[Setting]]:
+    """Stage ``data`` as archive.toml; returns its event, to be committed before ``settings.install``.
 
-    A stop at any point leaves the former file, or the new one and its event: ``settings.bring_up`` does the
-    rest. Raises ``ConfigError`` for what is not allowed, ``ArchiveError``, ``OSError``.
+    And what changes: where that is nothing, nothing is staged. A stop at any point leaves the former file, or
+    the new one and its event: ``settings.bring_up`` does the rest. Raises ``ConfigError`` for what is not
+    allowed, ``OSError``.
     """
     new = config.parse(data, str(archive.root / config.FILE))
     archive.require_same_timezone(new)
     changes = settings.differences(archive.config, new)
+    before, after = settings.sha256(config.read(archive.root)), settings.sha256(data)
     if changes:
-        before, after = settings.sha256(config.read(archive.root)), settings.sha256(data)
         settings.stage(archive.root, data)
-        archive.commit_one(Note(Configured(changes=changes, before=before, after=after, actor=actor)))
-        settings.install(archive.root)
-        archive.use(new)
-    return changes
+    return Note(Configured(changes=changes, before=before, after=after, actor=actor)), changes
 
 
 def read_again(archive: Archive) -> Configured:

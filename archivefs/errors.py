@@ -107,6 +107,20 @@ class QueryError(ArchiveError):
     errno = _errno.EINVAL
 
 
+class ControlError(ArchiveError):
+    """What was written to a control file is no command, or there are too many of them."""
+
+    exit_code = 45
+    errno = _errno.EINVAL
+
+
+class TooManyError(ControlError):
+    """A user gives commands faster than they are taken."""
+
+    exit_code = 46
+    errno = _errno.EAGAIN
+
+
 class NoSpaceError(ArchiveError):
     """The disk has less free space than the configured reserve."""
 

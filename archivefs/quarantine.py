@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-from archivefs.archive import Archive
 from archivefs.events import Actor, TailDropped
 from archivefs.operations import Note
 
@@ -31,12 +30,14 @@ def is_kept(root: Path, name: str) -> bool:
     return any(each.name == name for each in kept(root))
 
 
-def drop(archive: Archive, name: str, actor: Actor) -> None:
-    """Remove it; the journal says so first. Raises ``ArchiveError``, ``OSError``."""
-    path = archive.root / FOLDER / name
-    (outcome,), _ = archive.commit([Note(TailDropped(kept_as=name, bytes=_size(path), actor=actor))])
-    if isinstance(outcome, Exception):
-        raise outcome
+def dropping(root: Path, name: str, actor: Actor) -> Note:
+    """What the journal says before ``remove``. Raises ``OSError``."""
+    return Note(TailDropped(kept_as=name, bytes=_size(root / FOLDER / name), actor=actor))
+
+
+def remove(root: Path, name: str) -> None:
+    """Remove it. Raises ``OSError``."""
+    path = root / FOLDER / name
     if path.is_dir():
         shutil.rmtree(path)
     else:

@@ -14,7 +14,7 @@ from statistics import NormalDist, median
 from typing import NamedTuple
 
 from archivefs.archive import CATALOG
-from archivefs.catalog.catalog import PAGE_CACHE_KIB
+from archivefs.catalog.connection import PAGE_CACHE_KIB
 
 OPERATIONS = {
     "close": "create, write, close",

@@ -18,6 +18,7 @@ import msgspec
 
 from archivefs import names
 from archivefs.catalog import naming, outbox
+from archivefs.catalog.connection import connect, fill_in_one_go
 from archivefs.errors import OtherSchemaError
 from archivefs.events import (
     STATUSES,
@@ -52,10 +53,6 @@ from archivefs.events import (
 from archivefs.routing import UNROUTED
 
 SCHEMA_VERSION = 6
-PAGE_CACHE_KIB = 16_000
-FILLING_CACHE_KIB = 256_000
-"""For a catalog that is made at once: its indexes are written all over, and a million entries take 600 MB."""
-"""Pages of the catalog that each connection keeps in memory."""
 SHORT_NAME = 200
 """A name up to this length is not shortened in that of its directory, nor is another one shortened to it."""
 DROP_REASON = "dropped from quarantine"
@@ -104,24 +101,6 @@ def _place(segment: str, move: Move) -> Location:
     )
 
 
-def connect(path: Path, *, readonly: bool = False) -> apsw.Connection:
-    """Open the catalog as every user of it must: WAL, foreign keys, a patient lock.
-
-    ``synchronous=NORMAL``: a power cut may lose the last transactions but never the file's order; the journal
-    has them (SQLite, "Write-Ahead Logging", section on durability).
-    """
-    flags = apsw.SQLITE_OPEN_READONLY if readonly else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
-    db = apsw.Connection(str(path), flags=flags)
-    db.set_busy_timeout(10_000)
-    if not readonly:
-        db.pragma("journal_mode", "WAL")
-        db.pragma("synchronous", "NORMAL")
-        db.pragma("foreign_keys", value=True)
-    db.pragma("cache_size", -PAGE_CACHE_KIB)
-    db.pragma("temp_store", "MEMORY")
-    return db
-
-
 class Catalog:
     """The writing connection. One thread at a time; readers use their own connection."""
 
@@ -136,9 +115,7 @@ class Catalog:
         self._path = path
         self._in_one_go = in_one_go
         if in_one_go:
-            self.db.pragma("journal_mode", "OFF")
-            self.db.pragma("synchronous", "OFF")
-            self.db.pragma("cache_size", -FILLING_CACHE_KIB)
+            fill_in_one_go(self.db)
         # Not the file's size: after a power cut the schema can be gone with the log it was written to.
         fresh = self.db.execute("SELECT count(*) FROM sqlite_schema").get == 0
         self._segments: dict[str, int] = {}

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import apsw
 
-from archivefs.catalog.catalog import Catalog, connect
+from archivefs.catalog.catalog import Catalog
+from archivefs.catalog.connection import connect
 from archivefs.errors import CatalogError
 
 TABLES = (

@@ -11,7 +11,8 @@ import apsw
 
 from archivefs import names
 from archivefs.catalog import conditions, searching
-from archivefs.catalog.catalog import DROP_REASON, VOID_REASON, connect, day_number, day_text, status_number
+from archivefs.catalog.catalog import DROP_REASON, VOID_REASON, day_number, day_text, status_number
+from archivefs.catalog.connection import connect
 from archivefs.catalog.outbox import OutboxReader
 from archivefs.catalog.rows import (
     Attempt,

@@ -1,6 +1,5 @@
 """verify and quarantine: proof, and what was set aside."""
 
-import os
 from datetime import date, datetime, time
 from pathlib import Path
 
@@ -13,8 +12,8 @@ from archivefs import config, describe, names
 from archivefs import quarantine as quarantines
 from archivefs.archive import Archive
 from archivefs.cli.common import console, json_option, print_json, size_text, with_archive
-from archivefs.events import Actor, Status
-from archivefs.operations import Adopt, Drop
+from archivefs.cli.telling import tell
+from archivefs.events import Status
 from archivefs.verify import repair as repairs
 from archivefs.verify.findings import EXIT_CODES, Report
 from archivefs.verify.verify import Scope, verify_folder
@@ -149,14 +148,7 @@ def list_(root: Path, as_json: bool) -> None:
 @json_option
 def adopt(root: Path, ids: tuple[str, ...], as_json: bool) -> None:
     """Treat quarantined entries as if they had just been captured: they are converted."""
-    me = Actor(uid=os.getuid(), program="archivefs quarantine adopt")
-    with Archive(root) as archive:
-        for id_ in ids:
-            entry = archive.reader.get(id_)
-            (outcome,), _ = archive.commit([Adopt(entry.id, me)])
-            if isinstance(outcome, Exception):
-                raise outcome
-            _decided(entry.id, str(outcome), as_json=as_json)
+    _decide(root, "adopt", ids, as_json=as_json)
 
 
 @quarantine.command()
@@ -165,25 +157,14 @@ def adopt(root: Path, ids: tuple[str, ...], as_json: bool) -> None:
 @json_option
 def drop(root: Path, things: tuple[str, ...], as_json: bool) -> None:
     """Reject quarantined entries (their bytes stay), or remove files kept aside under quarantine/."""
-    me = Actor(uid=os.getuid(), program="archivefs quarantine drop")
-    with Archive(root) as archive:
-        for thing in things:
-            if quarantines.is_kept(root, thing):
-                quarantines.drop(archive, thing, me)
-                if as_json:
-                    print_json({"removed": thing})
-                else:
-                    click.echo(f"removed quarantine/{names.safe(thing)}")
-                continue
-            entry = archive.reader.get(thing)
-            (outcome,), _ = archive.commit([Drop(entry.id, me)])
-            if isinstance(outcome, Exception):
-                raise outcome
-            _decided(entry.id, "rejected", as_json=as_json)
+    _decide(root, "drop", things, as_json=as_json)
 
 
-def _decided(id_: str, status: str, *, as_json: bool) -> None:
-    if as_json:
-        print_json({"id": id_, "status": status})
-    else:
-        click.echo(f"{id_}  {status}")
+def _decide(root: Path, what: str, things: tuple[str, ...], *, as_json: bool) -> None:
+    for each in tell(root, "quarantine", [what, *things], f"archivefs quarantine {what}")["things"]:
+        if as_json:
+            print_json(each)
+        elif "removed" in each:
+            click.echo(f"removed quarantine/{names.safe(each['removed'])}")
+        else:
+            click.echo(f"{each['id']}  {each['status']}")

@@ -1,16 +1,16 @@
 """config: archive.toml checked, shown as it counts, and changed with its comments kept."""
 
-import os
 from pathlib import Path
 
 import click
+import msgspec
 
 from archivefs import config as configuration
-from archivefs import configuring, settings
+from archivefs import control, settings
 from archivefs.archive import Archive
 from archivefs.cli.common import json_option, print_json, with_archive
-from archivefs.errors import LockedError
-from archivefs.events import Actor, Setting
+from archivefs.cli.telling import tell
+from archivefs.events import Setting
 
 
 @click.group()
@@ -59,14 +59,11 @@ def show(root: Path, key: str | None, as_json: bool) -> None:
 @with_archive
 @json_option
 def set_(root: Path, key: str, value: str, as_json: bool) -> None:
-    """Set KEY, such as reserve or converters.NAME.priority, to VALUE. The archive must not be mounted.
+    """Set KEY, such as reserve or converters.NAME.priority, to VALUE; a mount goes by it at once.
 
     VALUE is TOML; what is none is a text.
     """
-    parts, given = settings.assignment(key, value)
-    with _open(root) as archive:
-        data = settings.with_value(configuration.read(root), parts, given)
-        _write(archive, data, "archivefs config set", as_json=as_json)
+    _print_changes(tell(root, "config", ["set", key, value], "archivefs config set"), as_json=as_json)
 
 
 @config.command()
@@ -74,23 +71,12 @@ def set_(root: Path, key: str, value: str, as_json: bool) -> None:
 @with_archive
 @json_option
 def unset(root: Path, key: str, as_json: bool) -> None:
-    """Take KEY out, so that its default counts; or a whole table. The archive must not be mounted."""
-    with _open(root) as archive:
-        data = settings.without(configuration.read(root), key)
-        _write(archive, data, "archivefs config unset", as_json=as_json)
+    """Take KEY out, so that its default counts; or a whole table."""
+    _print_changes(tell(root, "config", ["unset", key], "archivefs config unset"), as_json=as_json)
 
 
-def _open(root: Path) -> Archive:
-    try:
-        return Archive(root)
-    except LockedError as error:
-        raise LockedError(
-            f"{error}; unmount it first, or edit {root / configuration.FILE} and send that process SIGHUP"
-        ) from None
-
-
-def _write(archive: Archive, data: bytes, program: str, *, as_json: bool) -> None:
-    changes = configuring.write(archive, data, Actor(uid=os.getuid(), program=program))
+def _print_changes(reply: control.Reply, *, as_json: bool) -> None:
+    changes = msgspec.convert(reply["changes"], list[Setting])
     if as_json:
         print_json({"changes": changes})
         return

@@ -1,7 +1,5 @@
 """outbox: which reports wait for delivery, which were refused, and what a person decides about them."""
 
-import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +7,13 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from archivefs import describe, names
+from archivefs import control, describe, names
 from archivefs.archive import Archive
 from archivefs.catalog.outbox import Item
 from archivefs.cli.common import console, json_option, print_json, with_archive
-from archivefs.errors import LockedError, UnknownEntryError
-from archivefs.events import Actor, Submission
-from archivefs.submit.operations import DecideDelivery
+from archivefs.cli.telling import tell
+from archivefs.events import Submission
+from archivefs.submit.decisions import unsent
 
 _COLOURS = {Submission.QUEUED: "yellow", Submission.REFUSED: "red", Submission.DROPPED: "dim"}
 
@@ -29,71 +27,26 @@ def outbox(root: Path, retry: tuple[str, ...], drop: tuple[str, ...], as_json: b
     """Reports that wait for delivery, were refused, or were dropped; in the order of sending.
 
     ID is that of an entry (or its beginning) or of a report, or the name of a converter for all of its
-    reports. --retry and --drop need the archive unmounted.
+    reports.
     """
     if not retry and not drop:
         with Archive.open_for_reading(root) as archive:
-            rows = [_facts(archive, item) for item in _unsent(archive)]
+            rows = [_facts(archive, item) for item in unsent(archive)]
         _print(rows, as_json=as_json)
         return
-    try:
-        archive = Archive(root)
-    except LockedError as error:
-        raise LockedError(f"{error}; unmount it before --retry or --drop") from None
-    with archive:
-        for ids, state, command in (
-            (retry, Submission.QUEUED, "archivefs outbox --retry"),
-            (drop, Submission.DROPPED, "archivefs outbox --drop"),
-        ):
-            items = [item for id_ in ids for item in _named(archive, id_, state)]
-            _decide(archive, items, state, Actor(uid=os.getuid(), program=command), as_json=as_json)
+    for ids, command in ((retry, "retry"), (drop, "drop")):
+        if ids:
+            _print_decided(
+                tell(root, "outbox", [command, *ids], f"archivefs outbox --{command}"), as_json=as_json
+            )
 
 
-def _unsent(archive: Archive) -> list[Item]:
-    reader = archive.reader.outbox
-    states = (Submission.QUEUED, Submission.REFUSED, Submission.DROPPED)
-    return [item for state in states for item in reader.unsent(state)]
-
-
-def _named(archive: Archive, id_: str, state: Submission) -> list[Item]:
-    """The reports that an ID stands for, without those that are in that state already.
-
-    Of an entry they are those of its latest attempt: what was sent since must not be replaced by an older.
-    Raises ``UnknownEntryError``.
-    """
-    unsent = _unsent(archive)
-    if id_ in {item.converter for item in unsent}:
-        # What a person has dropped comes back only by its own id.
-        found = [item for item in unsent if item.converter == id_ and item.state is not Submission.DROPPED]
-    elif not (found := [item for item in unsent if item.report_id == id_]):
-        try:
-            entry = archive.reader.get(id_)
-        except UnknownEntryError:
-            raise UnknownEntryError(
-                f'the outbox has no report, entry or converter "{id_}"; see archivefs outbox'
-            ) from None
-        items = archive.reader.outbox.of_entry(entry.n)
-        latest = items[-1].attempt if items else 0
-        found = [item for item in items if item.attempt == latest and item.state is not Submission.SENT]
-        if not found:
-            what = "were sent already" if items else "were never queued"
-            raise UnknownEntryError(f"the outbox has nothing of {entry.id}: its reports {what}")
-    return [item for item in found if item.state is not state]
-
-
-def _decide(
-    archive: Archive, items: Sequence[Item], state: Submission, actor: Actor, *, as_json: bool
-) -> None:
-    outcomes, _ = archive.commit(
-        [DecideDelivery(item.id, item.attempt, item.ordinal, state, actor) for item in items]
-    )
-    for item, outcome in zip(items, outcomes, strict=True):
-        if isinstance(outcome, Exception):
-            raise outcome
+def _print_decided(reply: control.Reply, *, as_json: bool) -> None:
+    for each in reply["reports"]:
         if as_json:
-            print_json({"id": item.id, "report_id": item.report_id, "state": str(state)})
+            print_json(each)
         else:
-            click.echo(f"{item.id}  {names.safe(item.report_id)}  {state}")
+            click.echo(f"{each['id']}  {names.safe(each['report_id'])}  {each['state']}")
 
 
 def _facts(archive: Archive, item: Item) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The life of a mount: open the archive, mount, serve until unmounted or told to stop, commit, close."""
 
+import contextlib
 import errno
 import logging
 import math
@@ -19,6 +20,7 @@ from archivefs.convert.scheduler import Scheduler
 from archivefs.errors import ArchiveError, ConnectionLostError, MountError, OutOfMemoryError
 from archivefs.fs import memory, mounts
 from archivefs.fs.capture import Capturer
+from archivefs.fs.control import Control
 from archivefs.fs.folder_sources import FolderSources
 from archivefs.fs.frame_cache import LEAST_BYTES, FrameCache
 from archivefs.fs.inbox import Inbox
@@ -83,7 +85,8 @@ class _Mount:
         self._cache = FrameCache(archive.content, max(archive.config.read_cache_bytes, LEAST_BYTES))
         self._scheduler = Scheduler(archive, self._committer)
         self._outbox = Outbox(archive, self._committer, self._scheduler.look_again)
-        self._tree = tree = Tree(archive, self._inbox, self._cache)
+        control = Control(archive, self._committer, self._reload)
+        self._tree = tree = Tree(archive, self._inbox, self._cache, control)
         self._committer.on_change(tree.changed)
         self._committer.on_change(Invalidator(archive, tree.levels, self._kernel).changed)
         self._folder_sources = FolderSources(archive, self._committer, self._inbox)
@@ -170,7 +173,8 @@ class _Mount:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             async for number in signals:
                 if number == signal.SIGHUP:
-                    await self._reload()
+                    with contextlib.suppress(ArchiveError, OSError):  # logged, and an alarm
+                        await self._reload()
                     continue
                 log.info("%s: unmounting", signal.Signals(number).name)
                 self._stopped = True
@@ -179,10 +183,11 @@ class _Mount:
                 await trio.to_thread.run_sync(self._kernel.join)
                 pyfuse3.terminate()
 
-    async def _reload(self) -> None:
+    async def _reload(self, *, noted: bool = False) -> list[str]:
         """Go by archive.toml as it is now; where anything in it is wrong, by what was read before.
 
-        Conversions and deliveries that run go on as they began.
+        Conversions and deliveries that run go on as they began. Returns the keys that changed; ``noted``:
+        the journal says so already. Raises ``ArchiveError``, ``OSError``.
         """
         archive = self._archive
         try:
@@ -191,18 +196,19 @@ class _Mount:
         except (ArchiveError, OSError) as error:
             log.error("archive.toml was not read again: %s", error)
             archive.alarms[RELOAD] = f"{error}; what was read before stays in force"
-            return
+            raise
         archive.alarms.pop(RELOAD, None)
         self._tree.reload()
         self._scheduler.look_again()
         self._outbox.reload()
-        changed = ", ".join(each.key for each in event.changes) or "nothing"
-        log.info("archive.toml was read again; changed: %s", changed)
-        if event.changes:
+        changed = [each.key for each in event.changes]
+        log.info("archive.toml was read again; changed: %s", ", ".join(changed) or "nothing")
+        if changed and not noted:
             try:
                 await self._committer.submit(Note(event))
             except ArchiveError as error:
                 log.error("that archive.toml was read again could not be noted: %s", error)
+        return changed
 
     async def _keep_house(self) -> None:
         """Now and then: compress the journal of days that have ended, and note its count outside it."""

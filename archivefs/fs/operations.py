@@ -34,6 +34,7 @@ from archivefs import names
 from archivefs.catalog.catalog import Change
 from archivefs.errors import ArchiveError, ContentDamagedError
 from archivefs.fs.capture import Capturer, actor_of
+from archivefs.fs.control import ControlFile, Transaction
 from archivefs.fs.frame_cache import ContentHandle
 from archivefs.fs.inbox import errno_of
 from archivefs.fs.inbox_items import InboxDir, InboxFile, InboxHandle, InboxItem
@@ -181,7 +182,10 @@ class Operations(pyfuse3.Operations):
     @_boundary
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
         """stat."""
-        return self._entry(self._tree.node(inode).attributes())
+        node = self._tree.node(inode)
+        if isinstance(node, ControlFile):
+            node = node.seen_by(ctx.uid)
+        return self._entry(node.attributes())
 
     @_boundary
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
@@ -233,6 +237,8 @@ class Operations(pyfuse3.Operations):
         node = self._tree.node(inode)
         if isinstance(node, InboxFile):
             return await self._open_inbox(node, flags, ctx)
+        if isinstance(node, ControlFile):
+            return self._open_control(node, flags, ctx)
         if flags & _WRITING:
             raise FUSEError(errno.EROFS)
         if not isinstance(node, File):
@@ -241,6 +247,11 @@ class Operations(pyfuse3.Operations):
         if isinstance(handle, ContentHandle):
             self._pages.opened(inode, handle)
         return self._open_file(handle)
+
+    def _open_control(self, file: ControlFile, flags: int, ctx: RequestContext) -> FileInfo:
+        if flags & _WRITING and (self._show.readonly or not file.is_writable):
+            raise FUSEError(errno.EROFS)
+        return self._open_file(file.open_by(actor_of(ctx.uid, ctx.pid)))
 
     async def _open_inbox(self, file: InboxFile, flags: int, ctx: RequestContext) -> FileInfo:
         if flags & _WRITING and self._show.readonly:
@@ -296,6 +307,9 @@ class Operations(pyfuse3.Operations):
     @_boundary
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         """Bytes into staging; nothing is promised before the file is closed or synced."""
+        opened = self._handles[fh]
+        if isinstance(opened, Transaction):
+            return await opened.write(off, buf)
         handle = self._inbox_handle(fh)
         if not handle.writable:
             raise FUSEError(errno.EBADF)
@@ -341,6 +355,8 @@ class Operations(pyfuse3.Operations):
     ) -> EntryAttributes:
         """truncate, chmod, chown, utimes on inbox items."""
         node = self._tree.node(inode)
+        if isinstance(node, ControlFile) and fields.update_size:  # as of a shell's >
+            return self._entry(node.seen_by(ctx.uid).attributes())
         if not isinstance(node, InboxItem) or self._show.readonly:
             raise FUSEError(errno.EROFS)
         if fields.update_size and isinstance(node, InboxFile):

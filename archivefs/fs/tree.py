@@ -7,6 +7,7 @@ from archivefs.archive import Archive
 from archivefs.catalog.catalog import Change
 from archivefs.errors import UnknownEntryError
 from archivefs.fs import inodes, readme
+from archivefs.fs.control import FILES, Control, ControlDir, ControlFile
 from archivefs.fs.entry import EntryNodes
 from archivefs.fs.frame_cache import FrameCache
 from archivefs.fs.inbox import Inbox
@@ -74,8 +75,9 @@ class Root(Directory):
 class Tree:
     """Finds nodes. ``changed_ns`` is when the archive last changed."""
 
-    def __init__(self, archive: Archive, inbox: Inbox, cache: FrameCache) -> None:
+    def __init__(self, archive: Archive, inbox: Inbox, cache: FrameCache, control: Control) -> None:
         self.archive = archive
+        self._control = control
         self.inbox = inbox
         self.entries = EntryNodes(archive, cache)
         self.levels = Levels(self.entries)
@@ -86,6 +88,7 @@ class Tree:
             *((inodes.level(Place(number, 0)), view.name.encode()) for number, view in enumerate(VIEWS)),
             (int(Fixed.BY_ID), b"by-id"),
             (inbox.root.ino, b"inbox"),
+            (int(Fixed.CONTROL), b"control"),
             (int(Fixed.STATS), b"stats.json"),
             (int(Fixed.HEALTH), b"health.json"),
         ]
@@ -123,4 +126,8 @@ class Tree:
                 return LiveFile(ino, describe.as_file(statistics.collect(self.archive)), self.changed_ns)
             case Fixed.HEALTH:
                 return LiveFile(ino, describe.as_file(statistics.health(self.archive)), self.changed_ns)
+            case Fixed.CONTROL:
+                return ControlDir(self._fixed, self.changed_ns)
+        if 0 < ino - Fixed.CONTROL <= len(FILES):
+            return ControlFile(self._control, ino, self.changed_ns)
         raise UnknownEntryError(f"no inode {ino}")

@@ -25,7 +25,8 @@ from archive_parts import (
 )
 
 from archivefs.archive import CATALOG, Archive, rebuild
-from archivefs.catalog.catalog import SCHEMA_VERSION, Catalog, connect, day_number, day_text
+from archivefs.catalog.catalog import SCHEMA_VERSION, Catalog, day_number, day_text
+from archivefs.catalog.connection import connect
 from archivefs.errors import JournalDamagedError, LockedError, OtherSchemaError
 from archivefs.events import Outcome, Status, Verified
 from archivefs.operations import Adopt, BeginAttempt, Drop, Note, Report, Retry, Route, Touch

@@ -21,7 +21,7 @@ LAYERS = [
     ("archive",),
     ("bulk", "committer", "configuring", "describe", "quarantine", "restoring", "statistics"),
     ("convert", "submit", "verify"),
-    ("jobs",),
+    ("control", "jobs"),
     ("fs",),
     ("cli",),
 ]

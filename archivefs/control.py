@@ -1,0 +1,200 @@
+"""What a person may tell an archive: words in, one JSON object out.
+
+The commands are the same whoever holds the archive: the command line where it is not mounted, the files in
+``control/`` where it is. Each is a generator. It yields groups of operations, is sent what each of them made
+or raised, and returns the reply.
+"""
+
+import shlex
+from collections.abc import Callable, Generator, Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+
+from archivefs import config as configuration
+from archivefs import configuring, names, quarantine, settings
+from archivefs.archive import Archive
+from archivefs.committer import GROUP
+from archivefs.errors import ControlError
+from archivefs.events import Actor, Status, Submission
+from archivefs.operations import Adopt, Drop, Retry
+from archivefs.query import parse
+from archivefs.statuses import RETRIABLE
+from archivefs.submit import decisions
+from archivefs.submit.operations import DecideDelivery
+from archivefs.transaction import Operation
+
+VERSION = 1
+"""Of what may be written into ``control/``, and of the replies."""
+LINE_BYTES = 64 << 10
+"""Longest command (DESIGN, control files)."""
+Reply = dict[str, Any]
+Steps = Generator[list[Operation[Any]], list[Any], Reply]
+
+
+class Command(NamedTuple):
+    """``state`` tells in a few words how things stand, ``run`` raises ``ArchiveError`` or ``OSError``."""
+
+    usage: tuple[str, ...]
+    about: str
+    run: Callable[[Archive, list[str], Actor], Steps]
+    state: Callable[[Archive], str]
+
+
+def words_of(line: bytes) -> list[str]:
+    """The words of a command, quoted as for a shell. Raises ``ControlError``."""
+    if len(line) > LINE_BYTES:
+        raise ControlError(f"a command has at most {LINE_BYTES} bytes, not {len(line)}")
+    try:
+        text = line.decode().rstrip("\n")
+    except UnicodeDecodeError:
+        raise ControlError("a command is text in UTF-8") from None
+    if "\0" in text:
+        raise ControlError("a command has no zero bytes")
+    first, *more = text.split("\n")
+    if more and _is_whole(first):
+        raise ControlError("one command at a time: write one line, and read the reply")
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise ControlError(f"{names.safe(text)}: {error}; quote as for a shell") from None
+
+
+def _is_whole(line: str) -> bool:
+    """Whether no quotation goes on behind the line."""
+    try:
+        shlex.split(line)
+    except ValueError:
+        return False
+    return True
+
+
+def carry_out(archive: Archive, steps: Steps) -> Reply:
+    """Do a command in an archive that is open here. Raises what the command does."""
+    try:
+        operations = next(steps)
+        while True:
+            operations = steps.send(archive.commit(operations)[0])
+    except StopIteration as end:
+        reply: Reply = end.value
+        return reply
+
+
+def _all_or_error(outcomes: list[Any]) -> list[Any]:
+    for each in outcomes:
+        if isinstance(each, Exception):
+            raise each
+    return outcomes
+
+
+def _wanted(command: str, words: list[str], *first: str) -> tuple[str, list[str]]:
+    """What is to be done, and to what. Raises ``ControlError``."""
+    if len(words) < 2 or words[0] not in first:
+        given = names.safe(shlex.join(words)) or "nothing"
+        raise ControlError(
+            f'{command}: "{given}" is no command; these are: {"; ".join(COMMANDS[command].usage)}'
+        )
+    return words[0], words[1:]
+
+
+# -- the commands --------------------------------------------------------------------------------------------
+
+
+def _retry(archive: Archive, words: list[str], actor: Actor) -> Steps:
+    if not words:
+        raise ControlError("retry: which entries? such as status=failed converter=ict-csv")
+    rows = list(archive.reader.search(parse(words, archive.zone), newest_first=False))
+    said = list[Reply]()
+    for start in range(0, len(rows), GROUP):
+        group = rows[start : start + GROUP]
+        reasons = _all_or_error((yield [Retry(row.id, actor) for row in group]))
+        for row, reason in zip(group, reasons, strict=True):
+            facts = {"id": row.id, "name": names.text(row.name), "retried": not reason}
+            said.append(facts | ({"reason": reason} if reason else {}))
+    return {"entries": said}
+
+
+def _counts(archive: Archive, statuses: frozenset[Status]) -> str:
+    counts = dict.fromkeys(sorted(statuses), 0)
+    for total in archive.reader.totals():
+        if total.status in counts:
+            counts[total.status] += total.entries
+    return ", ".join(f"{count} {status}" for status, count in counts.items())
+
+
+def _outbox(archive: Archive, words: list[str], actor: Actor) -> Steps:
+    what, ids = _wanted("outbox", words, "retry", "drop")
+    state = Submission.QUEUED if what == "retry" else Submission.DROPPED
+    items = [item for id_ in ids for item in decisions.named(archive, id_, state)]
+    operations = [DecideDelivery(item.id, item.attempt, item.ordinal, state, actor) for item in items]
+    _all_or_error((yield [*operations]))
+    return {"reports": [{"id": each.id, "report_id": each.report_id, "state": str(state)} for each in items]}
+
+
+def _unsent(archive: Archive) -> str:
+    states = [item.state for item in decisions.unsent(archive)]
+    return ", ".join(
+        f"{states.count(state)} {state}"
+        for state in (Submission.QUEUED, Submission.REFUSED, Submission.DROPPED)
+    )
+
+
+def _quarantine(archive: Archive, words: list[str], actor: Actor) -> Steps:
+    what, things = _wanted("quarantine", words, "adopt", "drop")
+    said = list[Reply]()
+    for thing in things:
+        if what == "drop" and quarantine.is_kept(archive.root, thing):
+            _all_or_error((yield [quarantine.dropping(archive.root, thing, actor)]))
+            quarantine.remove(archive.root, thing)
+            said.append({"removed": thing})
+            continue
+        id_ = archive.reader.get(thing).id
+        operation = Adopt(id_, actor) if what == "adopt" else Drop(id_, actor)
+        (status,) = _all_or_error((yield [operation]))
+        said.append({"id": id_, "status": str(status) if what == "adopt" else str(Status.REJECTED)})
+    return {"things": said}
+
+
+def _quarantined(archive: Archive) -> str:
+    files = len(quarantine.kept(archive.root))
+    return f"{_counts(archive, frozenset({Status.QUARANTINED}))}, {files} files kept aside"
+
+
+def _config(archive: Archive, words: list[str], actor: Actor) -> Steps:
+    what, given = _wanted("config", words, "set", "unset")
+    if len(given) != (2 if what == "set" else 1):
+        raise ControlError(f"config: these are commands: {'; '.join(COMMANDS['config'].usage)}")
+    before = configuration.read(archive.root)
+    if what == "set":
+        data = settings.with_value(before, *settings.assignment(*given))
+    else:
+        data = settings.without(before, given[0])
+    operation, changes = configuring.begin(archive, data, actor)
+    if changes:
+        _all_or_error((yield [operation]))
+        settings.install(archive.root)
+    return {"changes": msgspec.to_builtins(changes)}
+
+
+def _file(archive: Archive) -> str:
+    return f"{archive.root / configuration.FILE}, sha256 {settings.sha256(configuration.read(archive.root))}"
+
+
+COMMANDS: Mapping[str, Command] = {
+    "retry": Command(
+        ("KEY=VALUE...",), "Convert again what failed, or was rejected, skipped or suspended.", _retry,
+        lambda archive: _counts(archive, RETRIABLE),
+    ),
+    "outbox": Command(
+        ("retry ID...", "drop ID..."), "Deliver reports again, or never. ID: entry, report or converter.",
+        _outbox, _unsent,
+    ),
+    "quarantine": Command(
+        ("adopt ID...", "drop ID|FILE..."), "Convert what was set aside, or reject it.",
+        _quarantine, _quarantined,
+    ),
+    "config": Command(
+        ("set KEY VALUE", "unset KEY"), "Change archive.toml, and go by it.", _config, _file,
+    ),
+}  # fmt: skip
+"""By the name of the file in ``control/``."""

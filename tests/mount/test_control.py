@@ -1,0 +1,249 @@
+"""control/: commands with echo and cat, with the commands of the shell, and from Python on one descriptor."""
+
+import errno
+import json
+import os
+import subprocess
+from typing import Any
+
+import pytest
+from mount_parts import Make, Mounted, an_archive, archivefs, config, converter, names_in, run
+from test_tree_security import ALICE, AS_ROOT, NO, OTHERS, ask, open_folder
+
+from archivefs.events import Configured, Retried, Status
+from archivefs.store.journal import Journal
+
+ICT = config(
+    converter("ict", "python:good:Good", settle_seconds=0), converter("fails", "function:good:fails")
+)
+FILES = ["config", "last-error", "outbox", "protocol", "quarantine", "reload", "retry"]
+
+
+@pytest.fixture
+def failed(mounted: Make) -> Mounted:
+    """A mount with two entries that failed."""
+    archive = mounted(ICT)
+    for number in range(2):
+        archive.drop("fails", f"{number}.csv", b"%d" % number)
+        archive.wait_for_status(f"{number}.csv", "failed")
+    return archive
+
+
+def attempts(archive: Mounted) -> list[int]:
+    return [row.attempts for row in archive.entries()]
+
+
+def shell(archive: Mounted, script: str) -> tuple[int, str]:
+    """A script that runs in control/: its exit code and all that it prints."""
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=archive.point / "control", capture_output=True, text=True, check=False
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def told(archive: Mounted, name: str, line: bytes) -> dict[str, Any]:
+    """The reply on the descriptor that the command was written to."""
+    fd = os.open(archive.point / "control" / name, os.O_RDWR)
+    try:
+        assert os.write(fd, line) == len(line)
+        reply: dict[str, Any] = json.loads(os.read(fd, 1 << 20))
+        assert os.read(fd, 10) == b""
+        return reply
+    finally:
+        os.close(fd)
+
+
+def refused(archive: Mounted, name: str, line: bytes) -> tuple[int, dict[str, Any]]:
+    """The errno of a command, and what last-error says then."""
+    fd = os.open(archive.point / "control" / name, os.O_RDWR)
+    try:
+        with pytest.raises(OSError, match="Errno") as caught:
+            os.write(fd, line)
+        said = os.pread(fd, 1 << 20, 0)
+    finally:
+        os.close(fd)
+    assert (archive.point / "control/last-error").read_bytes() == said
+    return caught.value.errno or 0, json.loads(said)
+
+
+# -- files ---------------------------------------------------------------------------------------------------
+
+
+def test_each_file_tells_its_usage_and_how_things_stand_with_its_true_size(failed: Mounted) -> None:
+    control = failed.point / "control"
+    assert names_in(control) == FILES
+    for name in FILES:
+        text = (control / name).read_bytes()
+        assert (control / name).stat().st_size == len(text)
+        assert text.startswith(b"usage: echo ") or name in ("last-error", "protocol")
+    assert "now: 2 failed, 0 rejected, 0 skipped, 0 suspended\n" in (control / "retry").read_text()
+    protocol = json.loads((control / "protocol").read_bytes())
+    assert protocol["version"] == 1
+    assert sorted(protocol["commands"]) == sorted(set(FILES) - {"last-error", "protocol"})
+    copied = run("cp", "-r", control, failed.point.parent / "copied", code=0)
+    assert copied == ""
+
+
+@pytest.mark.parametrize("script", [
+    "echo status=failed > retry", "echo status=failed >> retry", "printf 'status=failed' | tee retry",
+    "exec 3<>retry; echo status=failed >&3; cat <&3 | grep -q '\"ok\":true'",
+])  # fmt: skip
+def test_a_shell_retries_what_failed(failed: Mounted, script: str) -> None:
+    code, _ = shell(failed, script)
+    assert code == 0
+    failed.wait_for("second attempts", lambda: attempts(failed) == [2, 2])
+    retried = [event for event in Journal(failed.root / "journal").read() if isinstance(event, Retried)]
+    assert {event.actor.uid for event in retried} == {os.geteuid()}
+
+
+def test_python_writes_and_reads_on_one_descriptor(failed: Mounted) -> None:
+    reply = told(failed, "retry", b"status=failed name=0.csv\n")
+    assert [each["name"] for each in reply["entries"]] == ["0.csv"]
+    with (failed.point / "control/retry").open("r+") as file:
+        file.write("name=1.csv\n")
+        file.flush()
+        assert json.loads(file.read())["ok"]
+
+
+def test_what_is_no_command_is_refused_and_told_to_its_user(failed: Mounted) -> None:
+    code, said = shell(failed, "echo stauts=failed > retry")
+    assert (code, "Invalid argument" in said) == (1, True)
+    last = json.loads((failed.point / "control/last-error").read_bytes())
+    assert (last["ok"], last["command"], last["exit_code"]) == (False, "retry", 19)
+    assert "stauts" in last["error"]
+    for name, line in (
+        ("retry", b"\n"), ("retry", b"status=failed\nstatus=failed\n"), ("retry", b"name='x\n"),
+        ("retry", b"name=\xff\n"), ("retry", b"x" * 70_000), ("outbox", b"send all\n"),
+        ("config", b"set a\n"),
+    ):  # fmt: skip
+        number, said_to_me = refused(failed, name, line)
+        assert (number, said_to_me["exit_code"]) == (errno.EINVAL, 45), line[:40]
+    assert refused(failed, "quarantine", b"drop nothing\n")[0] == errno.ENOENT
+    assert attempts(failed) == [1, 1]
+
+
+def test_nobody_writes_where_there_is_nothing_to_say(failed: Mounted) -> None:
+    for name in ("last-error", "protocol"):
+        with pytest.raises(OSError, match="Read-only file system"):
+            os.open(failed.point / "control" / name, os.O_RDWR)
+    for call in (
+        lambda: (failed.point / "control/new").touch(), lambda: (failed.point / "control/retry").unlink(),
+        lambda: (failed.point / "control/retry").chmod(0o666),
+    ):  # fmt: skip
+        with pytest.raises(OSError, match="Read-only file system"):
+            call()
+
+
+def test_who_gives_commands_too_fast_is_asked_to_wait(failed: Mounted) -> None:
+    numbers = set()
+    for _ in range(40):
+        fd = os.open(failed.point / "control/reload", os.O_WRONLY)
+        try:
+            os.write(fd, b"\n")
+        except OSError as error:
+            numbers.add(error.errno)
+        finally:
+            os.close(fd)
+    assert numbers == {errno.EAGAIN}
+    done = archivefs("retry", "name=0.csv", "--archive", failed.root)  # it waits for its turn
+    assert done.stdout.endswith("  0.csv\n")
+
+
+@AS_ROOT
+def test_other_users_may_neither_command_nor_read_replies() -> None:
+    with open_folder() as folder, an_archive(folder, ICT, options=OTHERS) as archive:
+        control = archive.point / "control"
+        asked = (
+            ["read", control / "retry"],
+            ["overwrite", control / "reload"],
+            ["read", control / "protocol"],
+        )
+        *denied, allowed = ask(ALICE, *asked)
+        assert set(denied) <= NO
+        assert allowed == "ok"
+
+
+def test_a_mount_for_reading_takes_no_commands(mounted: Make) -> None:
+    archive = mounted(ICT, options=["-o", "ro"])
+    with pytest.raises(OSError, match="Read-only file system"):
+        os.open(archive.point / "control/retry", os.O_WRONLY)
+
+
+# -- the commands of the shell, while it is mounted ----------------------------------------------------------
+
+
+def test_retry_works_on_a_mount(failed: Mounted) -> None:
+    done = archivefs("retry", "status=failed", "--archive", failed.root)
+    assert (len(done.stdout.splitlines()), "2 entries will be converted again now" in done.stderr) == (
+        2,
+        True,
+    )
+    failed.wait_for("second attempts", lambda: attempts(failed) == [2, 2])
+    failed.wait_for_status("1.csv", "failed")
+    done = archivefs("retry", "--json", "name=1.csv", "--archive", failed.root)
+    assert json.loads(done.stdout) == {"id": failed.only("1.csv").id, "retried": True}
+    assert archivefs("retry", "status=no", "--archive", failed.root, code=19).stderr.startswith(
+        "archivefs: status=no"
+    )
+
+
+def test_settings_change_on_a_mount_and_count_at_once(failed: Mounted) -> None:
+    toml = failed.root / "archive.toml"
+    toml.write_text("# kept\n" + toml.read_text())
+    done = archivefs("config", "set", "converters.fails.run", "python:good:Good", "--archive", failed.root)
+    assert "converters.fails.run" in done.stdout
+    assert toml.read_text().startswith("# kept\n")
+    archivefs("retry", "status=failed", "--archive", failed.root)
+    for number in range(2):
+        failed.wait_for_status(f"{number}.csv", "success")
+    changes = [event for event in Journal(failed.root / "journal").read() if isinstance(event, Configured)]
+    assert [[each.key for each in event.changes] for event in changes] == [["converters.fails.run"]]
+    assert archivefs("config", "set", "reserve", "much", "--archive", failed.root, code=10).stderr.startswith(
+        "archivefs: "
+    )
+    archivefs("config", "unset", "converters.fails.run", "--archive", failed.root)
+
+
+def test_a_wrong_file_is_named_by_reload_and_changes_nothing(failed: Mounted) -> None:
+    failed.expected_log = ["archive.toml was not read again"]
+    toml = failed.root / "archive.toml"
+    before = toml.read_text()
+    toml.write_text(before + "reserv = 5\n")
+    number, said = refused(failed, "reload", b"\n")
+    assert (number, said["exit_code"], "reserv" in said["error"]) == (errno.EINVAL, 10, True)
+    toml.write_text(
+        "archive_name = 'x'\n" + before if False else before.replace("reserve = 0", "reserve = 7")
+    )
+    assert told(failed, "reload", b"\n") == {"ok": True, "changed": ["reserve"]}
+
+
+def test_quarantine_is_decided_on_a_mount(mounted: Make) -> None:
+    archive, held = mounted(ICT), list[int]()
+    for name in ("a.csv", "b.csv"):
+        fd = os.open(archive.inbox / "ict" / name, os.O_WRONLY | os.O_CREAT)
+        os.write(fd, b"half")
+        held.append(fd)
+    archive.kill()
+    for fd in held:
+        with pytest.raises(OSError, match=r"Transport endpoint|Software caused"):
+            os.close(fd)
+    archive.mount()
+    ids = {name: archive.only(name).id for name in ("a.csv", "b.csv")}
+    assert {archive.only(name).status for name in ids} == {Status.QUARANTINED}
+    assert "2 quarantined" in (archive.point / "control/quarantine").read_text()
+    archivefs("quarantine", "adopt", ids["a.csv"], "--archive", archive.root)
+    assert told(archive, "quarantine", f"drop {ids['b.csv']}\n".encode())["things"] == [
+        {"id": ids["b.csv"], "status": "rejected"}
+    ]
+    archive.wait_for_status("a.csv", "success")
+
+
+def test_a_kill_amid_commands_leaves_an_archive_that_is_sound(failed: Mounted) -> None:
+    script = "while :; do echo status=failed > retry; done"
+    command = ["bash", "-c", script]
+    with subprocess.Popen(command, cwd=failed.point / "control", stderr=subprocess.DEVNULL) as commands:
+        failed.wait_for("some commands", lambda: min(attempts(failed)) >= 3)
+        failed.kill()
+        commands.kill()
+    failed.mount()
+    failed.wait_for("an end of all", lambda: {row.status for row in failed.entries()} == {Status.FAILED})
