@@ -1,5 +1,6 @@
 """why: where a dropped file is now, what happened to it, and what happens next and when."""
 
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from archivefs.archive import Archive
 from archivefs.catalog.catalog import RETRY_REASON, day_number
 from archivefs.catalog.rows import Entry
 from archivefs.cli.common import archive_root, console, json_option, print_json
+from archivefs.config import ConverterConfig
 from archivefs.describe import time_text
 from archivefs.errors import UnknownEntryError
 from archivefs.events import Status, Submission
@@ -120,7 +122,8 @@ def _facts(archive: Archive, asked: Asked) -> dict[str, Any]:
         )
     if row is None:
         assert dropped is not None
-        return _without_entry(dropped, asked.mountpoint)
+        config = archive.converter_config(dropped.converter or UNROUTED)
+        return _without_entry(dropped, config, asked.mountpoint)
     if dropped is None:
         dropped = _origin(archive, row, asked.mountpoint)
     facts = describe.entry(archive, row)
@@ -211,12 +214,25 @@ def _id_of(path: Path) -> str:
         return ""
 
 
-def _without_entry(dropped: Dropped, mountpoint: Path | None) -> dict[str, Any]:
+def _completeness(config: ConverterConfig) -> str:
+    """What a folder must have before it is archived."""
+    if config.ready_marker:
+        return f"{config.ready_marker} is there"
+    if config.ready_files:
+        return f"it has {', '.join(config.ready_files)}"
+    if config.ready_count:
+        return f"it has {config.ready_count} files"
+    return f"nothing in it changed for {config.ready_quiet_seconds:g} s"
+
+
+def _without_entry(dropped: Dropped, config: ConverterConfig, mountpoint: Path | None) -> dict[str, Any]:
     """What is said of a file in the inbox of which nothing is archived."""
     if dropped.is_junk:
         step = "nothing: its name says that it is no data or not finished (junk in archive.toml)"
     elif mountpoint is None:
         step = "it was being written when archivefs stopped: a quarantined entry at the next mount"
+    elif config.kind == "folder":
+        step = f"its folder is captured as one when {_completeness(config)}"
     else:
         step = "it is captured when the program that writes it closes it"
     facts = {"converter": dropped.converter or UNROUTED, "name": names.text(dropped.name)}
@@ -286,6 +302,16 @@ def _delivered(archive: Archive, row: Entry, *, is_mounted: bool) -> Step:
     return Step("nothing: it is kept")
 
 
+def _alarm(archive: Archive, about: str) -> str:
+    """What the mount of an archive says is wrong, '' where it says nothing."""
+    mountpoint = mounts.mountpoint_of(archive.root)
+    try:
+        said = json.loads((mountpoint / "health.json").read_bytes()) if mountpoint else {}
+    except (OSError, ValueError):
+        return ""
+    return str(said.get("alarms", {}).get(about, ""))
+
+
 def _waits(archive: Archive, row: Entry, converter: str, *, is_mounted: bool) -> Step:
     number = row.attempts + 1
     is_routed = converter == UNROUTED and row.reason in (ROUTING_REASON, RETRY_REASON)
@@ -296,6 +322,11 @@ def _waits(archive: Archive, row: Entry, converter: str, *, is_mounted: bool) ->
         return Step(f"{what}, when the archive is mounted")
     if row.due_ms > archive.now_ms():
         return Step(what, row.due_ms)
+    config = archive.converter_config(converter)
+    if config.submit is not None and archive.reader.outbox.is_full(converter, config.submit):
+        return Step(f"{what}, when its outbox has room: {config.submit.max_queue_size} reports wait there")
+    if alarm := _alarm(archive, f"converters.{converter}"):
+        return Step(f"{what}, when its converter can run: {alarm}")
     others = archive.reader.due_count(archive.now_ms()) - 1
     return Step(f"{what}, when it is its turn; {others} other entries are due")
 

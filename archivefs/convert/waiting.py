@@ -75,11 +75,14 @@ class Waiting:
         return None
 
     def seconds_to_next(self) -> float:
-        """Until something more becomes due; infinite where nothing will by itself."""
+        """Until something more becomes due, or may have while an old answer counted; infinite for never."""
         now = self._archive.now_ms()
         times = (self._archive.reader.next_due_ms(number, now) for number, _ in self._runnable())
         earliest = min((due for due in times if due is not None), default=None)
-        return math.inf if earliest is None else (earliest - now) / 1000 + 0.001
+        until_due = math.inf if earliest is None else (earliest - now) / 1000 + 0.001
+        backlog = any(self._due.values())
+        until_look = max(self._looked + LOOK_SECONDS - self._clock(), 0.0) + 0.001 if backlog else math.inf
+        return min(until_due, until_look)
 
     def _runnable(self) -> Iterator[tuple[int, int]]:
         """Number and priority of each converter that has entries and can be run; ``unrouted`` always."""

@@ -76,6 +76,9 @@ def load(run: str, program: str, thresholds: Thresholds) -> tuple[Converter, str
     target = getattr(module, attribute)
     general = getattr(module, "__version__", "")
     if kind == "function":
+        if inspect.isclass(target) or not callable(target):
+            is_a = "class; run it as python:" + rest if inspect.isclass(target) else type(target).__name__
+            raise TypeError(f"{rest} is no function but a {is_a}")
         return _function(target), str(getattr(target, "version", "") or general)
     if not inspect.isclass(target):
         raise TypeError(f"{rest} is a {type(target).__name__}, not a class")
@@ -176,14 +179,21 @@ def run_job(converter: Converter, job: dict[str, Any], setup: dict[str, Any]) ->
         is_missing = isinstance(error, ModuleNotFoundError | MissingError)
         cannot_store = result is not None and isinstance(error, OSError) and error.errno in DISK_ERRORS
         outcome = "transient" if is_missing or cannot_store else "failed"
-        return {"outcome": outcome, "error": _explain(error)[-ERROR_CHARACTERS:]}
+        return {"outcome": outcome, "error": _shortened(_explain(error))}
     return {
         "outcome": str(result.outcome),
         "reports": sizes,
-        "error": str(result.error)[-ERROR_CHARACTERS:],
+        "error": _shortened(str(result.error)),
         "warnings": [str(warning) for warning in result.warnings],
         "retry_after": result.retry_after,
     }
+
+
+def _shortened(text: str) -> str:
+    """Beginning and end of a long text: there are the kind of an error and its place."""
+    if len(text) <= ERROR_CHARACTERS:
+        return text
+    return f"{text[: ERROR_CHARACTERS // 4]} ... {text[-3 * ERROR_CHARACTERS // 4 + 5 :]}"
 
 
 def _print_traceback() -> None:

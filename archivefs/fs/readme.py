@@ -20,7 +20,8 @@ COPY files out to restore them. sources/ shows them under their own names, for "
   sources/CONVERTER/DATE/STATUS/
 
 STATUS is one of: {statuses}
-Everything outside inbox/ and control/ is read-only. Removing a file from inbox/ does not remove it from the archive.
+Everything outside inbox/ and control/ is read-only.
+Removing a file from inbox/ does not remove it from the archive.
 COMMAND with the files in control/: each says how when it is read. To convert again what failed:
   echo status=failed > control/retry
 

@@ -81,9 +81,12 @@ class HttpReceiver:
 
 
 def _make_client(root: Path, ca_file: str) -> httpx.AsyncClient:
-    context = (
-        ssl.create_default_context(cafile=str(root / ca_file)) if ca_file else httpx.create_ssl_context()
-    )
+    try:
+        context = (
+            ssl.create_default_context(cafile=str(root / ca_file)) if ca_file else httpx.create_ssl_context()
+        )
+    except OSError as error:  # that of ssl is one, too
+        raise SecretError(f"ca_file: {root / ca_file}: {error.strerror or error}") from None
     return httpx.AsyncClient(verify=context, timeout=None, headers={"User-Agent": f"archivefs/{__version__}"})
 
 

@@ -128,6 +128,25 @@ def test_what_was_read_as_due_and_is_held_since_is_not_handed_out(archive: Archi
     assert waiting.take(Place(), []) is None
 
 
+def test_what_becomes_due_beside_a_backlog_that_must_wait_is_seen_soon(
+    root: Path, clock: Clock, ticks: Ticks
+) -> None:
+    """The answer of a moment ago is good enough as long as somebody asks again."""
+    tables = '[converters.slow]\nrun = "command:true"\nsettle_seconds = 0\n'
+    tables += '[converters.late]\nrun = "command:true"\nsettle_seconds = 5\n'
+    with make(root, clock, "schema_version = 1\nreserve = 0\n" + tables) as archive:
+        for number in range(3):
+            captured(archive, b"%d" % number, converter="slow")
+        captured(archive, b"late", converter="late")
+        waiting, busy = Waiting(archive, lambda _: True, ticks), Place()
+        first = waiting.take(busy, [])
+        assert first is not None
+        busy.running = 1
+        assert waiting.take(busy, [], ahead_bytes=0) is None, "too large to be begun ahead"
+        clock.turn(5)
+        assert waiting.seconds_to_next() <= LOOK_SECONDS + 0.01
+
+
 def test_it_sleeps_until_the_earliest_of_all_converters(root: Path, clock: Clock, ticks: Ticks) -> None:
     tables = '[converters.slow]\nrun = "command:true"\nsettle_seconds = 60\n'
     tables += '[converters.quick]\nrun = "command:true"\nsettle_seconds = 20\n[converters.files]\n'
