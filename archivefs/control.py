@@ -132,9 +132,9 @@ def _outbox(archive: Archive, words: list[str], actor: Actor) -> Steps:
 
 
 def _unsent(archive: Archive) -> str:
-    states = [item.state for item in decisions.unsent(archive)]
+    totals = archive.reader.outbox.totals().values()
     return ", ".join(
-        f"{states.count(state)} {state}"
+        f"{sum(each.get(state, 0) for each in totals)} {state}"
         for state in (Submission.QUEUED, Submission.REFUSED, Submission.DROPPED)
     )
 
