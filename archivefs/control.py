@@ -14,7 +14,6 @@ import msgspec
 from archivefs import config as configuration
 from archivefs import configuring, names, quarantine, settings
 from archivefs.archive import Archive
-from archivefs.committer import GROUP
 from archivefs.errors import ControlError
 from archivefs.events import Actor, Status, Submission
 from archivefs.operations import Adopt, Drop, Retry
@@ -26,6 +25,8 @@ from archivefs.transaction import Operation
 
 VERSION = 1
 """Of what may be written into ``control/``, and of the replies."""
+GROUP = 256
+"""Operations that are committed together."""
 LINE_BYTES = 64 << 10
 """Longest command (DESIGN, control files)."""
 Reply = dict[str, Any]
