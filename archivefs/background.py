@@ -1,25 +1,14 @@
-"""Work outside the main thread: in a thread that gives way to all others, or in a process of this package."""
+"""Work outside the main thread: threads that give way to all others, and processes of this very package."""
 
 import os
 import sys
 import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
-
-T = TypeVar("T")
 
 
 def give_way() -> None:
     """Lowest priority for this thread only (on Linux, setpriority takes a thread's number)."""
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
-
-
-def run_last(work: Callable[[], T]) -> T:
-    """Do the work in a thread that gives way, and wait for it. Raises what it raises."""
-    with ThreadPoolExecutor(1, initializer=give_way) as pool:
-        return pool.submit(work).result()
 
 
 def own_process(module: str, *arguments: str) -> tuple[list[str], dict[str, str]]:

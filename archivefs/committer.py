@@ -14,12 +14,10 @@ import trio
 
 from archivefs.archive import Archive
 from archivefs.catalog.catalog import Change
-from archivefs.transaction import Operation
+from archivefs.transaction import GROUP, Operation
 
 log = logging.getLogger(__name__)
 
-GROUP = 256
-"""Most operations in one group; bounds how long the first of them waits for the last to be compressed."""
 T = TypeVar("T")
 Listener = Callable[[Sequence[Change]], None]
 

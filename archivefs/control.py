@@ -14,6 +14,7 @@ import msgspec
 from archivefs import config as configuration
 from archivefs import configuring, names, quarantine, settings
 from archivefs.archive import Archive
+from archivefs.catalog.rows import Entry
 from archivefs.errors import ControlError
 from archivefs.events import Actor, Status, Submission
 from archivefs.operations import Adopt, Drop, Retry
@@ -21,12 +22,10 @@ from archivefs.query import parse
 from archivefs.statuses import RETRIABLE
 from archivefs.submit import decisions
 from archivefs.submit.operations import DecideDelivery
-from archivefs.transaction import Operation
+from archivefs.transaction import GROUP, Operation
 
 VERSION = 1
 """Of what may be written into ``control/``, and of the replies."""
-GROUP = 256
-"""Operations that are committed together."""
 LINE_BYTES = 64 << 10
 """Longest command (DESIGN, control files)."""
 Reply = dict[str, Any]
@@ -70,12 +69,12 @@ def _is_whole(line: str) -> bool:
     return True
 
 
-def carry_out(archive: Archive, steps: Steps) -> Reply:
-    """Do a command in an archive that is open here. Raises what the command does."""
+def carry_out(steps: Steps, commit: Callable[[list[Operation[Any]]], list[Any]]) -> Reply:
+    """Do a command; ``commit`` says what each operation made or raised. Raises what the command does."""
     try:
         operations = next(steps)
         while True:
-            operations = steps.send(archive.commit(operations)[0])
+            operations = steps.send(commit(operations))
     except StopIteration as end:
         reply: Reply = end.value
         return reply
@@ -110,9 +109,14 @@ def _retry(archive: Archive, words: list[str], actor: Actor) -> Steps:
         group = rows[start : start + GROUP]
         reasons = _all_or_error((yield [Retry(row.id, actor) for row in group]))
         for row, reason in zip(group, reasons, strict=True):
-            facts = {"id": row.id, "name": names.text(row.name), "retried": not reason}
-            said.append(facts | ({"reason": reason} if reason else {}))
+            said.append(retried(row, reason))
     return {"entries": said}
+
+
+def retried(row: Entry, reason: str) -> Reply:
+    """What is said of an entry; ``reason``: why it is left alone, '' where it is not."""
+    facts = {"id": row.id, "name": names.text(row.name), "retried": not reason}
+    return facts | ({"reason": reason} if reason else {})
 
 
 def _counts(archive: Archive, statuses: frozenset[Status]) -> str:

@@ -31,6 +31,11 @@ class Found(NamedTuple):
         return self.path, self.facts.st_mode, self.facts.st_size, self.facts.st_mtime_ns, self.facts.st_ino
 
 
+def is_part(facts: os.stat_result) -> bool:
+    """Whether what lstat says is of something that a source can hold: no link, no device."""
+    return stat.S_ISDIR(facts.st_mode) or stat.S_ISREG(facts.st_mode)
+
+
 def contents(folder: bytes, is_wanted: Callable[[bytes], bool] = lambda _: True) -> list[Found]:
     """All files and folders in a folder whose names are wanted, in the order of path. Raises ``OSError``."""
     found: list[Found] = []
@@ -40,7 +45,7 @@ def contents(folder: bytes, is_wanted: Callable[[bytes], bool] = lambda _: True)
         for entry in os.scandir(os.path.join(folder, below)):  # noqa: PTH118  names are bytes
             path = os.path.join(below, entry.name)  # noqa: PTH118
             facts = entry.stat(follow_symlinks=False)
-            if is_wanted(entry.name) and (stat.S_ISDIR(facts.st_mode) or stat.S_ISREG(facts.st_mode)):
+            if is_wanted(entry.name) and is_part(facts):
                 found.append(Found(path, facts))
                 if stat.S_ISDIR(facts.st_mode):
                     waiting.append(path)

@@ -36,6 +36,8 @@ from archivefs.store.frames import Encoded, RecordHeader
 from archivefs.store.store import Mark, Store
 
 T_co = TypeVar("T_co", covariant=True)
+GROUP = 256
+"""Most operations in one group; bounds how long the first of them waits for the last to be compressed."""
 SUPERSEDABLE = WAITING | {Status.ARCHIVED, Status.SKIPPED}
 """Statuses that a later version of the same inbox file turns into ``superseded``."""
 

@@ -42,8 +42,7 @@ def _would(root: Path, query: tuple[str, ...]) -> list[control.Reply]:
         name, said = archive.reader.converter_name, list[control.Reply]()
         for row in archive.reader.search(parse(list(query), archive.zone), newest_first=False):
             reason = why_not_again(archive.config, name(row.converter_id), row, row.status)
-            facts = {"id": row.id, "name": names.text(row.name), "retried": not reason}
-            said.append(facts | ({"reason": reason} if reason else {}))
+            said.append(control.retried(row, reason))
         return said
 
 

@@ -30,7 +30,8 @@ def tell(root: Path, command: str, words: Sequence[str], program: str) -> contro
         return _write(where / "control" / command, words, error)
     with archive:
         me = Actor(uid=os.getuid(), program=program)
-        return control.carry_out(archive, control.COMMANDS[command].run(archive, list(words), me))
+        steps = control.COMMANDS[command].run(archive, list(words), me)
+        return control.carry_out(steps, lambda operations: archive.commit(operations)[0])
 
 
 def _write(file: Path, words: Sequence[str], locked: LockedError) -> control.Reply:

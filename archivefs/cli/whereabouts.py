@@ -127,7 +127,7 @@ def _facts(archive: Archive, asked: Asked) -> dict[str, Any]:
     if dropped is None:
         dropped = _origin(archive, row, asked.mountpoint)
     facts = describe.entry(archive, row)
-    step = _next(archive, row, is_mounted=asked.mountpoint is not None)
+    step = _next(archive, row, asked.mountpoint)
     return {
         **facts,
         "inbox": _in_inbox(archive, row, dropped),
@@ -262,13 +262,13 @@ def _place(archive: Archive, row: Entry, mountpoint: Path | None) -> str:
     return str((mountpoint or Path()) / VIEWS[0].name / converter / row.day_text / row.status / label)
 
 
-def _next(archive: Archive, row: Entry, *, is_mounted: bool) -> Step:
+def _next(archive: Archive, row: Entry, mountpoint: Path | None) -> Step:
     """What happens with an entry now."""
     converter = archive.reader.converter_name(row.converter_id)
     config = archive.converter_config(converter)
     match row.status:
         case Status.PENDING | Status.SUSPENDED:
-            return _waits(archive, row, converter, is_mounted=is_mounted)
+            return _waits(archive, row, converter, mountpoint)
         case Status.CONVERTING:
             started = archive.reader.attempts(row.n)[-1].started_ms
             longest = started + int(config.timeout_seconds * 1000)
@@ -284,7 +284,7 @@ def _next(archive: Archive, row: Entry, *, is_mounted: bool) -> Step:
         case Status.ARCHIVED if converter == UNROUTED:
             return Step(f"nothing by itself; archivefs retry id={row.id} asks again")
         case Status.SUCCESS:
-            return _delivered(archive, row, is_mounted=is_mounted)
+            return _delivered(archive, row, is_mounted=mountpoint is not None)
         case _:
             return Step("nothing: it is kept")
 
@@ -302,30 +302,29 @@ def _delivered(archive: Archive, row: Entry, *, is_mounted: bool) -> Step:
     return Step("nothing: it is kept")
 
 
-def _alarm(archive: Archive, about: str) -> str:
-    """What the mount of an archive says is wrong, '' where it says nothing."""
-    mountpoint = mounts.mountpoint_of(archive.root)
+def _alarm(mountpoint: Path, about: str) -> str:
+    """What a mount says is wrong with something, '' where it says nothing."""
     try:
-        said = json.loads((mountpoint / "health.json").read_bytes()) if mountpoint else {}
+        said = json.loads((mountpoint / "health.json").read_bytes())
     except (OSError, ValueError):
         return ""
     return str(said.get("alarms", {}).get(about, ""))
 
 
-def _waits(archive: Archive, row: Entry, converter: str, *, is_mounted: bool) -> Step:
+def _waits(archive: Archive, row: Entry, converter: str, mountpoint: Path | None) -> Step:
     number = row.attempts + 1
     is_routed = converter == UNROUTED and row.reason in (ROUTING_REASON, RETRY_REASON)
     what = "converters are asked how sure they are of it" if is_routed else f"attempt {number}"
     if not is_routed and not archive.converter_config(converter).run:
         return Step(f"attempt {number}, when archive.toml says how to convert for {converter}")
-    if not is_mounted:
+    if mountpoint is None:
         return Step(f"{what}, when the archive is mounted")
     if row.due_ms > archive.now_ms():
         return Step(what, row.due_ms)
     config = archive.converter_config(converter)
     if config.submit is not None and archive.reader.outbox.is_full(converter, config.submit):
         return Step(f"{what}, when its outbox has room: {config.submit.max_queue_size} reports wait there")
-    if alarm := _alarm(archive, f"converters.{converter}"):
+    if alarm := _alarm(mountpoint, f"converters.{converter}"):
         return Step(f"{what}, when its converter can run: {alarm}")
     others = archive.reader.due_count(archive.now_ms()) - 1
     return Step(f"{what}, when it is its turn; {others} other entries are due")

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import trio
 
+from archivefs import folders
 from archivefs.config import ConverterConfig
 from archivefs.convert import sandbox
 from archivefs.convert.preparation import Preparation
@@ -59,15 +60,14 @@ async def _run(
     return Trial(answer, log, reports, code.sha256, seconds)
 
 
-def _no_files(folder: str, names: list[str]) -> list[str]:
-    """Links and devices, which are no part of a source either (``fs/folder_sources``)."""
-    inside = (Path(folder, name) for name in names)
-    return [each.name for each in inside if each.is_symlink() or not (each.is_dir() or each.is_file())]
+def _no_parts(folder: str, names: list[str]) -> list[str]:
+    """What a capture of the folder would leave out, too."""
+    return [name for name in names if not folders.is_part(Path(folder, name).lstat())]
 
 
 def _copy(source: Path, target: Path) -> None:
     if source.is_dir():
-        shutil.copytree(source, target, ignore=_no_files)
+        shutil.copytree(source, target, ignore=_no_parts)
     else:
         shutil.copy2(source, target)
     open_to_readers(target)

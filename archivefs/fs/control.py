@@ -6,7 +6,7 @@ What one open descriptor writes and reads is a transaction, like that of the ker
 
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from typing import NamedTuple, Protocol
+from typing import Any, Protocol
 
 import msgspec
 import trio
@@ -69,25 +69,20 @@ class Control:
         tokens, at = self._buckets.get(uid, (float(BURST), self._clock()))
         now = self._clock()
         tokens = min(tokens + (now - at) * A_SECOND, float(BURST))
-        self._buckets[uid] = (max(tokens - 1, 0.0), now) if tokens >= 1 else (tokens, now)
-        if tokens < 1:
+        is_enough = tokens >= 1
+        self._buckets[uid] = (tokens - is_enough, now)
+        if not is_enough:
             raise TooManyError(f"too many commands: at most {BURST} at once and {A_SECOND * 60:g} a minute")
 
     def _carry_out(self, name: str, words: list[str], actor: Actor) -> control.Reply:
         """In a thread, reading through a connection of its own."""
         with Archive.open_as_it_is(self.archive.root) as reading:
             steps = control.COMMANDS[name].run(reading, words, actor)
-            try:
-                operations = next(steps)
-                while True:
-                    operations = steps.send(trio.from_thread.run(self._submit, operations))
-            except StopIteration as end:
-                reply: control.Reply = end.value
-                return reply
+            return control.carry_out(steps, lambda operations: trio.from_thread.run(self._submit, operations))
 
-    async def _submit(self, operations: list[Operation[object]]) -> list[object]:
+    async def _submit(self, operations: list[Operation[Any]]) -> list[Any]:
         """What each of them made or raised, committed together."""
-        outcomes: list[object] = [None] * len(operations)
+        outcomes: list[Any] = [None] * len(operations)
 
         async def one(index: int) -> None:
             try:
@@ -175,13 +170,6 @@ class ControlFile(File):
         return Transaction(self._control, self.name, actor)
 
 
-class _Answer(NamedTuple):
-    """What is read: ``end`` is where the command ended in the eyes of a reader who goes on behind it."""
-
-    text: bytes
-    end: int
-
-
 class Transaction(Handle):
     """An open file of control/: what is written is one command, what is read then its reply."""
 
@@ -191,7 +179,9 @@ class Transaction(Handle):
         self._control = control
         self._name = name
         self._actor = actor
-        self._answer = _Answer(control.text(name, actor.uid), 0)
+        self._text = control.text(name, actor.uid)
+        self._end = 0
+        """Where the command ended in the eyes of a reader who goes on behind it."""
         self._base: int | None = 0
 
     async def write(self, offset: int, data: bytes) -> int:
@@ -203,17 +193,15 @@ class Transaction(Handle):
             failure = error
             code = error.exit_code if isinstance(error, ArchiveError) else 1
             reply = {"ok": False, "command": self._name, "error": str(error), "exit_code": code}
-        text = msgspec.json.encode(reply) + b"\n"
-        self._answer, self._base = _Answer(text, offset + len(data)), None
+        self._text, self._base = msgspec.json.encode(reply) + b"\n", None
+        self._end = offset + len(data) if failure is None else offset
         if failure is not None:
-            self._answer = self._answer._replace(end=offset)
-            self._control.failed(self._actor.uid, text)
+            self._control.failed(self._actor.uid, self._text)
             raise failure
         return len(data)
 
     async def read(self, offset: int, size: int) -> bytes:
         """The reply, from the start of the file or from where the command ended, as the reader likes."""
-        text, end = self._answer
         if self._base is None:
-            self._base = end if offset == end else 0
-        return text[max(offset - self._base, 0) :][:size]
+            self._base = self._end if offset == self._end else 0
+        return self._text[max(offset - self._base, 0) :][:size]

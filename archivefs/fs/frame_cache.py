@@ -60,7 +60,8 @@ class FrameCache:
     async def frame(self, place: Location, size: int, index: int) -> _Frame:
         """Frame ``index`` of a content; it does not change as long as anybody has it or a view of it.
 
-        Raises ``ContentDamagedError``, ``OSError``."""
+        Raises ``ContentDamagedError``, ``OSError``.
+        """
         key = (place.segment, place.offset, index)
         while True:
             frame = self._frames.get(key)

@@ -26,7 +26,7 @@ ZERO = "0" * 64
 """``prev`` of the very first line."""
 CHECKPOINT = "checkpoint.json"
 TAIL_BYTES = 4 << 20
-"""How far back a stop can have left gaps: more than one group of events (committer.GROUP) takes."""
+"""How far back a stop can have left gaps: more than one group of events (transaction.GROUP) takes."""
 
 
 class Head(NamedTuple):

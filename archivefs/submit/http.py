@@ -56,7 +56,7 @@ class HttpReceiver:
                 status, retry_after, body = await _post(client, config.url, headers, letter.body)
                 answer = meaning(status, retry_after, _without_secrets(body, headers, config))
             except (httpx.HTTPError, httpx.InvalidURL) as error:
-                answer = later(words(error))
+                answer = later(_words(error))
         return answer
 
     async def aclose(self) -> None:
@@ -108,7 +108,7 @@ async def _post(
     return response.status_code, response.headers.get("Retry-After", ""), said[:ANSWER_BYTES]
 
 
-def words(error: Exception) -> str:
+def _words(error: Exception) -> str:
     """What a failed connection is told as; where the error has no text, one that led to it may (TLS)."""
     cause: BaseException | None = error
     while cause is not None and not str(cause):

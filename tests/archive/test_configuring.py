@@ -150,7 +150,7 @@ def trace(frame, event, arg):
 archive = Archive(root)
 steps = control.COMMANDS["config"].run(archive, ["set", "converters.ict.priority", "2"], Actor(uid=0))
 sys.settrace(trace)
-control.carry_out(archive, steps)
+control.carry_out(steps, lambda operations: archive.commit(operations)[0])
 sys.settrace(None)
 print(count)
 """
@@ -183,7 +183,8 @@ def test_a_kill_at_any_line_leaves_the_old_file_or_the_new_one_and_its_event(
 def test_what_a_person_wrote_after_a_stop_stays(root: Path, clock: Clock) -> None:
     with Archive(root, clock=clock) as archive:
         words = ["set", "converters.ict.priority", "2"]
-        control.carry_out(archive, control.COMMANDS["config"].run(archive, words, ME))
+        steps = control.COMMANDS["config"].run(archive, words, ME)
+        control.carry_out(steps, lambda operations: archive.commit(operations)[0])
     # As after a stop before the rename, and a person who edited the file then.
     (root / "archive.toml").replace(root / "archive.toml.new")
     (root / "archive.toml").write_text(TOML + "priority = 7\n")

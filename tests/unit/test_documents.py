@@ -15,7 +15,6 @@ import pytest
 from archivefs import config, query
 from archivefs.bulk import capture
 from archivefs.cli.main import COMMANDS, cli, load
-from archivefs.committer import GROUP
 from archivefs.config import Config, ConverterConfig, SubmitConfig
 from archivefs.convert.process import WorkerError
 from archivefs.convert.snapshots import CodeError
@@ -24,6 +23,7 @@ from archivefs.events import STATUSES, AnyEvent, Content, Event, Location, Outco
 from archivefs.fs.readme import _MEANING
 from archivefs.store.frames import RecordHeader
 from archivefs.submit.outbox import UNRECORDED
+from archivefs.transaction import GROUP
 from archivefs.verify.findings import EXIT_CODES
 
 ROOT = Path(__file__).parents[2]
