@@ -14,6 +14,7 @@ import trio
 
 from archivefs.archive import Archive
 from archivefs.catalog.catalog import Change
+from archivefs.errors import ArchiveError
 from archivefs.transaction import GROUP, Operation
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,21 @@ class Committer:
         self._send.send_nowait(waiting)
         await waiting.done.wait()
         return cast(T, waiting.box[0].unwrap())
+
+    async def submit_all(self, operations: Sequence[Operation[Any]]) -> list[Any]:
+        """Commit operations; what each made, or the ``ArchiveError`` that undid it."""
+        outcomes: list[Any] = [None] * len(operations)
+
+        async def one(index: int) -> None:
+            try:
+                outcomes[index] = await self.submit(operations[index])
+            except ArchiveError as error:
+                outcomes[index] = error
+
+        async with trio.open_nursery() as nursery:
+            for index in range(len(operations)):
+                nursery.start_soon(one, index)
+        return outcomes
 
     async def run(self) -> None:
         """Commit groups until ``close`` was called and everything handed in before is done."""

@@ -21,6 +21,7 @@ from msgspec import Meta
 
 from archivefs import names
 from archivefs.errors import ConfigError, NotAnArchiveError, UnknownConverterError
+from archivefs.policies import SIZES, ArchivePolicy, Policy, fault
 
 SCHEMA_VERSION = 1
 READ_CACHE_BYTES = 128 << 20
@@ -37,7 +38,8 @@ browsers, editors, Windows, macOS and freedesktop file managers leave behind.
 """
 
 Seconds = Annotated[float, Meta(ge=0, le=366 * 86400)]
-_S = TypeVar("_S", bound="_Section")
+_S = TypeVar("_S", bound=msgspec.Struct)
+_P = TypeVar("_P", Policy, ArchivePolicy)
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -110,6 +112,7 @@ class ConverterConfig(_Section, frozen=True, kw_only=True):
     archive_sources: bool = True
     archive_reports: bool = True
     submit: SubmitConfig | None = None
+    retention: Policy | None = None
 
 
 class Config(_Section, frozen=True, kw_only=True):
@@ -128,7 +131,12 @@ class Config(_Section, frozen=True, kw_only=True):
     read_cache_bytes: int = READ_CACHE_BYTES
     workers: Annotated[int, Meta(ge=1, le=256)] = os.cpu_count() or 1
     max_concurrent_uploads: Annotated[int, Meta(ge=1, le=256)] = 5
+    retention: ArchivePolicy = ArchivePolicy()
     converters: dict[str, ConverterConfig] = {}
+
+    def policy(self, converter: str) -> Policy:
+        """What is retained of a converter: its own table alone, or where it has none the common one."""
+        return self.converters.get(converter, ConverterConfig()).retention or self.retention
 
     @property
     def zone(self) -> zoneinfo.ZoneInfo:
@@ -240,7 +248,7 @@ def parse(data: bytes, file: str) -> Config:
     converters = raw.get("converters", {})
     if not isinstance(converters, dict):
         raise ConfigError(f"{file}: converters: must be tables, [converters.NAME]")
-    top = {key: value for key, value in raw.items() if key != "converters"}
+    top = {key: value for key, value in raw.items() if key not in ("converters", "retention")}
     for key, (field, parse_value) in SPOKEN.items():
         if field in top:
             raise ConfigError(f'{file}: {field}: unknown key, did you mean "{key}"?')
@@ -250,7 +258,55 @@ def parse(data: bytes, file: str) -> Config:
     config = _section(top, Config, file, "", hidden=fields, extra=set(SPOKEN))
     checked = {name: _converter(name, section, file) for name, section in converters.items()}
     _check_zone(config.timezone, file)
-    return msgspec.structs.replace(config, converters=checked)
+    policy = ArchivePolicy()
+    if "retention" in raw:
+        submits = any(each.submit and each.retention is None for each in checked.values())
+        policy = _policy(raw["retention"], ArchivePolicy, file, "retention", submits=submits)
+    config = msgspec.structs.replace(config, converters=checked, retention=policy)
+    _check_limits(config, file)
+    return config
+
+
+def _policy(section: object, kind: type[_P], file: str, where: str, *, submits: bool) -> _P:
+    if not isinstance(section, dict):
+        raise ConfigError(f"{file}: {where}: must be a table, [{where}]")
+    if not section:
+        raise ConfigError(f"{file}: {where}: is empty; say what is kept, such as days = 90, or leave it out")
+    sizes = {
+        key: _spoken(section[key], parse_size, f"{file}: {where}.{key}") for key in SIZES if key in section
+    }
+    policy = _section({**section, **sizes}, kind, file, f"{where}.")
+    found = fault(policy, submits=submits)
+    if found is not None:
+        raise ConfigError(f"{file}: {where}.{found[0]}: {found[1]}")
+    return policy
+
+
+def _check_limits(config: Config, file: str) -> None:
+    """Tables that protect from limits that nobody set, and limits that cannot both be kept."""
+    own = {f"converters.{name}.retention": table.retention for name, table in config.converters.items()}
+    for where, policy in {"retention": config.retention, **own}.items():
+        if policy is None or policy == ArchivePolicy():
+            continue
+        if not (policy.limits or policy.retain_until or config.retention.limits):
+            raise ConfigError(
+                f"{file}: {where}: limits nothing; add days or max_size, "
+                "or max_total_size or min_free_space in [retention]"
+            )
+    least = config.retention.min_free_space
+    if least is not None and least < config.reserve_bytes:
+        raise ConfigError(
+            f"{file}: retention.min_free_space: is {least} bytes, must be at least the reserve of "
+            f"{config.reserve_bytes} bytes, at which capture stops"
+        )
+    total = config.retention.max_total_size
+    for name, table in config.converters.items():
+        size = config.policy(name).max_size
+        if total is not None and table.retention is not None and size is not None and size > total:
+            raise ConfigError(
+                f"{file}: converters.{name}.retention.max_size: is {size} bytes, more than "
+                f"retention.max_total_size, {total} bytes"
+            )
 
 
 SPOKEN: Mapping[str, tuple[str, Callable[[object], int]]] = {
@@ -286,8 +342,9 @@ def _converter(name: str, section: object, file: str) -> ConverterConfig:
     where = f"converters.{name}"
     if not isinstance(section, dict):
         raise ConfigError(f"{file}: {where}: must be a table, [{where}]")
-    own = {key: value for key, value in section.items() if key != "submit"}
-    checked = _section(own, ConverterConfig, file, where + ".", hidden={"submit"}, extra={"submit"})
+    tables = {"submit", "retention"}
+    own = {key: value for key, value in section.items() if key not in tables}
+    checked = _section(own, ConverterConfig, file, where + ".", hidden=tables, extra=tables)
     if "submit" in section:
         submit = _submit(section["submit"], file, where + ".submit")
         checked = msgspec.structs.replace(checked, submit=submit)
@@ -295,6 +352,10 @@ def _converter(name: str, section: object, file: str) -> ConverterConfig:
             raise ConfigError(
                 f"{file}: {where}.archive_reports: is false, must be true: a report is sent from the archive"
             )
+    if "retention" in section:
+        submits = checked.submit is not None
+        policy = _policy(section["retention"], Policy, file, f"{where}.retention", submits=submits)
+        checked = msgspec.structs.replace(checked, retention=policy)
     if not checked.archive_sources:
         raise ConfigError(
             f"{file}: {where}.archive_sources: is false, must be true; every source is archived"

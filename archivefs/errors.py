@@ -121,6 +121,20 @@ class TooManyError(ControlError):
     errno = _errno.EAGAIN
 
 
+class JobError(ArchiveError):
+    """There is no such job, or it is in a state that does not allow what a command asks for."""
+
+    exit_code = 54
+    errno = _errno.EINVAL
+
+
+class RetentionError(ArchiveError):
+    """A plan cannot be applied as it is, or a hold is not what a command says."""
+
+    exit_code = 53
+    errno = _errno.EBUSY
+
+
 class NoSpaceError(ArchiveError):
     """The disk has less free space than the configured reserve."""
 

@@ -23,6 +23,7 @@ class Status(StrEnum):
     ARCHIVED = "archived"
     SUPERSEDED = "superseded"
     QUARANTINED = "quarantined"
+    PURGED = "purged"
 
 
 STATUSES = tuple(Status)
@@ -30,6 +31,8 @@ WAITING = frozenset({Status.PENDING, Status.SUSPENDED})
 """Statuses from which a conversion can start by itself."""
 FINAL = frozenset(Status) - {Status.PENDING, Status.CONVERTING, Status.SUSPENDED}
 """Statuses in which nothing more happens by itself."""
+UNPURGEABLE = (frozenset(Status) - FINAL) | {Status.QUARANTINED, Status.PURGED}
+"""Statuses of entries of which nothing may be purged, whoever asks."""
 
 
 class Outcome(StrEnum):
@@ -67,6 +70,21 @@ class Submission(StrEnum):
     SENT = "sent"
     REFUSED = "refused"
     DROPPED = "dropped"
+
+
+class JobState(StrEnum):
+    """Where a long piece of work stands."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSED = "paused"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+JOB_ENDS = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED})
+"""States that a job does not leave."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -394,6 +412,110 @@ class SegmentsRemoved(Event, frozen=True, kw_only=True, tag="segments_removed"):
     segments: list[str]
 
 
+class Planned(Event, frozen=True, kw_only=True, tag="planned"):
+    """``plans/PLAN.jsonl`` lists what a purge would take: so many entries, so many bytes on the disk.
+
+    ``scope``: the query or policy it was made for. ``sha256``: of that file. ``erase``: see ``Plan``.
+    """
+
+    plan: int
+    scope: str
+    entries: int
+    bytes: int
+    sha256: str
+    erase: bool = False
+
+
+class PurgeBegun(Event, frozen=True, kw_only=True, tag="purge_begun"):
+    """From now on the purge of a plan goes on until it is done, whatever stops it meanwhile."""
+
+    plan: int
+
+
+class Purging(msgspec.Struct, frozen=True, array_like=True):
+    """An entry that is purged, and the rule that says so; in a line it is an array, for there are many."""
+
+    id: str
+    why: str
+
+
+class Purged(Event, frozen=True, kw_only=True, tag="purged"):
+    """Sources, reports and logs of these entries are not needed any more; their bytes go after this line."""
+
+    plan: int
+    entries: list[Purging]
+
+
+class PurgeEnded(Event, frozen=True, kw_only=True, tag="purge_ended"):
+    """The bytes are gone: so many of so many entries came back to the disk.
+
+    ``kept``: entries that something came to protect after the purge had begun.
+    """
+
+    plan: int
+    entries: int
+    bytes: int
+    kept: int = 0
+
+
+class HoldAdded(Event, frozen=True, kw_only=True, tag="hold_added"):
+    """Nothing that the hold covers is purged until it is released.
+
+    ``HoldCovered`` events that follow name the entries. ``future``: later entries that ``query`` selects at
+    the time of a purge are covered, too. ``last``: the id of the newest entry of then.
+    """
+
+    hold: str
+    query: str
+    reason: str
+    last: str = ""
+    future: bool = False
+
+
+class HoldCovered(Event, frozen=True, kw_only=True, tag="hold_covered"):
+    """Entries that a hold covers."""
+
+    hold: str
+    ids: list[str]
+
+
+class HoldReleased(Event, frozen=True, kw_only=True, tag="hold_released"):
+    """The hold protects nothing any more."""
+
+    hold: str
+    reason: str
+
+
+class Retained(Event, frozen=True, kw_only=True, tag="retained"):
+    """Nothing of a converter is purged before ``until`` (YYYY-MM-DD); it is never shortened."""
+
+    converter: str
+    until: str
+
+
+class JobCreated(Event, frozen=True, kw_only=True, tag="job_created"):
+    """A long piece of work waits to be done. ``work``: of which kind; ``request``: what was asked for."""
+
+    job: int
+    work: str
+    request: dict[str, Any] = {}
+
+
+class JobChanged(Event, frozen=True, kw_only=True, tag="job_changed"):
+    """A job came into another state, with so many of ``total`` things done, failed and skipped.
+
+    ``error``: why it failed, or was stopped.
+    """
+
+    job: int
+    state: JobState
+    total: int = 0
+    done: int = 0
+    failed: int = 0
+    skipped: int = 0
+    error: str = ""
+
+
 class Verified(Event, frozen=True, kw_only=True, tag="verified"):
     """A scheduled verification ended: what it read, and how many findings of each severity it had.
 
@@ -441,6 +563,16 @@ AnyEvent = (
     | CodeKept
     | Repacked
     | SegmentsRemoved
+    | Planned
+    | PurgeBegun
+    | Purged
+    | PurgeEnded
+    | HoldAdded
+    | HoldCovered
+    | HoldReleased
+    | Retained
+    | JobCreated
+    | JobChanged
     | Verified
     | Repaired
     | Rebuilt

@@ -300,6 +300,8 @@ class RemoveSegments(Operation[list[str]]):
     def run(self, txn: Transaction) -> list[str]:
         """One event."""
         unused = [name for name in self.segments if not txn.is_needed(name)]
+        for name in unused:
+            txn.retire(name)
         if unused:
             txn.record(SegmentsRemoved(segments=unused))
         return unused

@@ -84,6 +84,8 @@ class Reopening:
         header, entry = record.header, self._reader.by_id(record.header.id)
         if entry is None:
             return False
+        if entry.status is Status.PURGED:  # a repack was stopped, and then it was purged
+            return True
         if header.kind == "source":
             return entry.sha256 == header.sha256 and self._reads(self._reader.location(entry), header)
         return any(

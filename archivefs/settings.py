@@ -187,11 +187,22 @@ def spoken(settings: Config) -> dict[str, Any]:
     if seconds:
         tables["verify_every"] = f"{seconds // 3600} hours"
     converters = tables.pop("converters")
+    tables["retention"] = _said(tables["retention"])
+    if not tables["retention"]:
+        del tables["retention"]
     for table in converters.values():
+        policy = table.pop("retention")
+        if policy is not None:
+            table["retention"] = _said(policy)
         submit = table.pop("submit")
         if submit is not None:
             table["submit"] = config.of_its_kind(submit)
     return {**tables, "converters": converters}
+
+
+def _said(policy: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a policy that say something."""
+    return {key: value for key, value in policy.items() if value not in (None, [], False, "")}
 
 
 def differences(old: Config, new: Config) -> list[Setting]:

@@ -104,7 +104,8 @@ class Transaction:
         self.events: list[Event] = []
         self.dictionaries: list[Dictionary] = []
         self._store = store
-        self._reader = reader
+        self.reader = self._reader = reader
+        """The catalog as it was before this group."""
         self._ids = ids
         self._zone = ZoneInfo(config.timezone)
         self._overlay: dict[str, tuple[Status, int]] = {}
@@ -224,8 +225,12 @@ class Transaction:
         self._store.drop_segment(segment)
 
     def is_needed(self, segment: str) -> bool:
-        """Whether a content belongs into that segment."""
-        return self._reader.is_needed(segment)
+        """Whether a content belongs into that segment, or one of this group stands there."""
+        return self._store.is_written(segment) or self._reader.is_needed(segment)
+
+    def retire(self, segment: str) -> None:
+        """Nothing is appended to that segment any more."""
+        self._store.retire(segment)
 
     def append(self, converter: str, kind: str, day: str, header: RecordHeader, content: Encoded) -> Location:
         """Write a record into the day's segment of ``kind`` (sources, reports)."""

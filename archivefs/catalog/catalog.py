@@ -17,7 +17,7 @@ import apsw
 import msgspec
 
 from archivefs import names
-from archivefs.catalog import naming, outbox
+from archivefs.catalog import jobs, naming, outbox, purging
 from archivefs.catalog.connection import connect, fill_in_one_go
 from archivefs.errors import OtherSchemaError
 from archivefs.events import (
@@ -35,11 +35,21 @@ from archivefs.events import (
     DeliveryDecided,
     DictionaryTrained,
     Dropped,
+    HoldAdded,
+    HoldCovered,
+    HoldReleased,
+    JobChanged,
+    JobCreated,
     Location,
     Move,
+    Planned,
+    PurgeBegun,
+    Purged,
+    PurgeEnded,
     Rebuilt,
     Repacked,
     Repaired,
+    Retained,
     Retried,
     Routed,
     SegmentsRemoved,
@@ -52,7 +62,7 @@ from archivefs.events import (
 )
 from archivefs.routing import UNROUTED
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 8
 SHORT_NAME = 200
 """A name up to this length is not shortened in that of its directory, nor is another one shortened to it."""
 DROP_REASON = "dropped from quarantine"
@@ -240,8 +250,22 @@ class Catalog:
                 )  # fmt: skip
             case Repacked():
                 return self._repacked(event)
+            case Purged():
+                return self._purged(event)
+            case (
+                Planned()
+                | PurgeBegun()
+                | PurgeEnded()
+                | HoldAdded()
+                | HoldCovered()
+                | HoldReleased()
+                | Retained()
+            ):
+                purging.apply(self.db, event)
             case SegmentsRemoved():
                 self._gone(event.segments)
+            case JobCreated() | JobChanged():
+                jobs.apply(self.db, event)
             case Created():
                 self._set_meta("timezone", event.timezone)
                 self._set_meta("format", event.format)
@@ -418,8 +442,17 @@ class Catalog:
         self.db.execute("UPDATE segments SET packed = end_bytes WHERE name = ?", (event.segment,))
         return changes
 
+    def _purged(self, event: Purged) -> list[Change]:
+        changes = []
+        for n, id_, converter_id, day, number, size, length in purging.purged(self.db, event):
+            before = STATUSES[number]
+            self._count(converter_id, day, before, -1, -size, -length)
+            changes.append(Change(n, id_, converter_id, day, before, Status.PURGED))
+        return changes
+
     def _gone(self, segments: Sequence[str]) -> None:
         for name in segments:
+            purging.gone(self.db, name)
             self.db.execute("UPDATE segments SET gone = 1 WHERE name = ?", (name,))
         self._segments.clear()
 

@@ -25,6 +25,13 @@ TABLES = (
     "deliveries",
     "outbox_totals",
     "totals",
+    "plans",
+    "purged",
+    "holes",
+    "holds",
+    "held",
+    "retained",
+    "jobs",
 )
 SHOWN = 10
 """Differences of one table that are told one by one."""

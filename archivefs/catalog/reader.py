@@ -13,7 +13,9 @@ from archivefs import names
 from archivefs.catalog import conditions, searching
 from archivefs.catalog.catalog import DROP_REASON, VOID_REASON, day_number, day_text, status_number
 from archivefs.catalog.connection import connect
+from archivefs.catalog.jobs import JobReader
 from archivefs.catalog.outbox import OutboxReader
+from archivefs.catalog.purging import PurgeReader
 from archivefs.catalog.rows import (
     Attempt,
     CodeRow,
@@ -41,6 +43,8 @@ class Reader:
         conditions.add_functions(db)
         self.db = db
         self.outbox = OutboxReader(db)
+        self.purges = PurgeReader(db)
+        self.jobs = JobReader(db)
         self._segments: dict[int, str] = {}
         self._names: dict[int, str] = {}
         self._numbers: dict[str, int] = {}
@@ -123,7 +127,7 @@ class Reader:
         """
         return self._one(
             # +: SQLite would rather go through all entries of the converter.
-            "hex = ?1 AND sha256 = ?2 AND name = ?3 AND (?4 = '' OR +converter_id ="
+            "hex = ?1 AND sha256 = ?2 AND name = ?3 AND segment_id > 0 AND (?4 = '' OR +converter_id ="
             " (SELECT converter_id FROM converters WHERE name = ?4))"
             " ORDER BY folder = ?5 DESC, n DESC LIMIT 1",
             sha256[:6], sha256, name, converter, folder,
@@ -133,7 +137,8 @@ class Reader:
         """``(folder, name, mtime_ns)`` of a converter's entries that have this content and still hold it."""
         rows = self.db.execute(
             "SELECT folder, name, mtime_ns FROM entries WHERE hex = ? AND sha256 = ? AND +converter_id ="
-            " (SELECT converter_id FROM converters WHERE name = ?) AND reason NOT IN (?, ?)",
+            " (SELECT converter_id FROM converters WHERE name = ?)"
+            " AND reason NOT IN (?, ?) AND segment_id > 0",
             (sha256[:6], sha256, converter, VOID_REASON, DROP_REASON),
         )
         return {(folder, name, mtime_ns) for folder, name, mtime_ns in rows}
@@ -202,9 +207,10 @@ class Reader:
         return list(rows)
 
     def id_page(self, after: int, limit: int) -> list[tuple[int, str, int]]:
-        """``(n, id, captured_ms)`` of the next entries of the whole archive in the order of ``n``."""
+        """``(n, id, captured_ms)`` of the next entries that are not purged, in the order of ``n``."""
         rows = self.db.execute(
-            "SELECT n, id, captured_ms FROM entries WHERE n > ? ORDER BY n LIMIT ?", (after, limit)
+            "SELECT n, id, captured_ms FROM entries WHERE n > ? AND status != ? ORDER BY n LIMIT ?",
+            (after, status_number(Status.PURGED), limit),
         )
         return list(rows)
 
@@ -242,6 +248,12 @@ class Reader:
             (converter_id, after_ms),
         ).get
         return due
+
+    def selects(self, query: Query, n: int) -> bool:
+        """Whether a query selects entry number ``n``; its limit does not count."""
+        where, values = conditions.compile_terms(query.terms)
+        sql = f"SELECT 1 FROM entries WHERE {where} AND n = ?{len(values) + 1}"
+        return self.db.execute(sql, (*values, n)).get is not None
 
     def search(self, query: Query, *, newest_first: bool = True) -> Iterator[Entry]:
         """The entries that a query selects, day by day, in a day in the order of capture."""

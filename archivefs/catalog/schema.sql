@@ -70,7 +70,7 @@ CREATE TABLE entries (
     due_ms       INTEGER NOT NULL,    -- earliest time of the next conversion, 0: none by itself
     attempts     INTEGER NOT NULL,    -- how many began
     changed_seq  INTEGER NOT NULL,    -- journal line of the last change
-    segment_id   INTEGER NOT NULL REFERENCES segments,
+    segment_id   INTEGER NOT NULL,    -- 0: purged, with the four that follow
     offset       INTEGER NOT NULL,    -- of the record in the segment
     header       INTEGER NOT NULL,    -- length of its header frame
     stored       INTEGER NOT NULL,    -- length of its content frames
@@ -180,3 +180,82 @@ CREATE TABLE totals (               -- kept up to date by apply, so that the top
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX totals_by_day ON totals (day, converter_id, status, entries);
 CREATE INDEX totals_by_status ON totals (status, converter_id, day, entries);
+
+CREATE TABLE plans (                -- purges that were thought of; those that were done are the purge history
+    plan       INTEGER PRIMARY KEY, -- 1, 2, ...; plans/PLAN.jsonl lists the entries until the purge is done
+    scope      TEXT NOT NULL,       -- the query or policy it was made for
+    entries    INTEGER NOT NULL,    -- that it lists
+    bytes      INTEGER NOT NULL,    -- that the disk would get back
+    sha256     TEXT NOT NULL,       -- of that file
+    erase      INTEGER NOT NULL,    -- 1: whatever retention promises
+    made_ms    INTEGER NOT NULL,
+    uid        INTEGER NOT NULL,    -- who made it, -1: archivefs by itself
+    program    TEXT NOT NULL,       -- of that user, '' where nobody knows
+    begun_ms   INTEGER NOT NULL,    -- when the purge began, 0: it did not
+    by_uid     INTEGER NOT NULL,    -- who began it, -1: archivefs by itself, or nobody
+    ended_ms   INTEGER NOT NULL,    -- when all was done, 0: it is not
+    purged     INTEGER NOT NULL,    -- entries, so far
+    kept       INTEGER NOT NULL,    -- entries that something came to protect after the purge had begun
+    freed      INTEGER NOT NULL     -- bytes that the disk got back, 0 before the end
+) STRICT;
+
+CREATE TABLE purged (               -- entries whose bytes are gone; their status is purged
+    n         INTEGER PRIMARY KEY REFERENCES entries,
+    plan      INTEGER NOT NULL REFERENCES plans,
+    status    INTEGER NOT NULL,     -- before, position in events.STATUSES
+    why       TEXT NOT NULL,        -- the rule
+    purged_ms INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE holes (                -- stretches of segments that held what is purged; gone with their segment
+    segment_id INTEGER NOT NULL,
+    offset     INTEGER NOT NULL,
+    length     INTEGER NOT NULL,
+    plan       INTEGER NOT NULL,
+    PRIMARY KEY (segment_id, offset)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX holes_by_plan ON holes (plan, segment_id);
+
+CREATE TABLE holds (                -- what must not be purged
+    hold_id     INTEGER PRIMARY KEY,-- 1, 2, ...
+    name        TEXT NOT NULL UNIQUE,
+    query       TEXT NOT NULL,      -- as it was given
+    reason      TEXT NOT NULL,
+    future      INTEGER NOT NULL,   -- 1: covers later entries, too
+    last_n      INTEGER NOT NULL,   -- the newest entry when it was added
+    added_ms    INTEGER NOT NULL,
+    uid         INTEGER NOT NULL,   -- who added it
+    entries     INTEGER NOT NULL,   -- covered when it was added
+    released_ms INTEGER NOT NULL,   -- 0: it holds
+    released    TEXT NOT NULL,      -- why
+    released_by INTEGER NOT NULL    -- uid, -1: nobody
+) STRICT;
+
+CREATE TABLE held (                 -- the entries that a hold covered when it was added
+    n       INTEGER NOT NULL REFERENCES entries,
+    hold_id INTEGER NOT NULL REFERENCES holds,
+    PRIMARY KEY (n, hold_id)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE retained (             -- until when nothing of a converter is purged
+    converter TEXT PRIMARY KEY,
+    until     TEXT NOT NULL         -- YYYY-MM-DD, that day included
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE jobs (                 -- long pieces of work
+    job        INTEGER PRIMARY KEY, -- 1, 2, ...; jobs/JOB/ has its errors and result
+    work       TEXT NOT NULL,       -- which kind
+    request    TEXT NOT NULL,       -- JSON object: what was asked for
+    state      TEXT NOT NULL,       -- an events.JobState
+    uid        INTEGER NOT NULL,    -- who asked, -1: archivefs by itself
+    program    TEXT NOT NULL,       -- of that user, '' where nobody knows
+    created_ms INTEGER NOT NULL,
+    started_ms INTEGER NOT NULL,    -- for the first time, 0: not yet
+    ended_ms   INTEGER NOT NULL,    -- 0: it is not at its end
+    total      INTEGER NOT NULL,    -- things there are to do, as of its last change of state, with the next three
+    done       INTEGER NOT NULL,    -- of these, without the failed and the skipped
+    failed     INTEGER NOT NULL,
+    skipped    INTEGER NOT NULL,
+    error      TEXT NOT NULL        -- why it failed or was stopped, '' for none
+) STRICT;
+CREATE INDEX jobs_open ON jobs (state, job) WHERE ended_ms = 0;

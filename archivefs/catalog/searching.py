@@ -8,20 +8,30 @@ from typing import Any
 
 import apsw
 
+from archivefs.catalog.catalog import status_number
 from archivefs.catalog.conditions import compile_terms, placed_terms
 from archivefs.catalog.rows import Entry
+from archivefs.events import Status
 from archivefs.query import Query
 
 
 def search(db: apsw.Connection, query: Query, *, newest_first: bool) -> Iterator[Entry]:
     """The entries that a query selects, day by day, in a day in the order of capture.
 
+    What is purged is found only where the query asks for that status.
+
     With a term about converter, status or time only those days, converters and statuses are looked at that
     the totals name, each by its index; so the first entries come at once, and that there is none, too.
     """
     where, values = compile_terms(query.terms)
     order = "DESC" if newest_first else "ASC"
-    places = placed_terms(query.terms)
+    wanted = next((term.values for term in query.terms if term.key == "status"), ())
+    if Status.PURGED in wanted:  # the totals know nothing of these
+        places = None
+        where += " AND n IN (SELECT n FROM purged)" if set(wanted) == {Status.PURGED} else ""
+    else:
+        places = placed_terms(query.terms)
+        where += f" AND status != {status_number(Status.PURGED)}"
     last = len(values)
     if places is None:
         sql = f"SELECT * FROM entries WHERE {where} ORDER BY n {order} LIMIT ?{last + 1}"

@@ -38,6 +38,10 @@ COMMANDS: Mapping[str, _Command] = {
     "config": _Command("configuring", "The configuration: checked, shown, changed."),
     "converter": _Command("converting", "Which converters there are, and how they do with a file."),
     "outbox": _Command("submitting", "Reports on their way to where they are submitted."),
+    "retention": _Command("retaining", "What is purged when, planned and done."),
+    "hold": _Command("retaining", "Protect entries from every purge."),
+    "erase": _Command("retaining", "Remove the bytes of one entry, keep the fact."),
+    "jobs": _Command("watching", "Long work: how far it is, paused, cancelled."),
     "repack": _Command("upkeep", "Make finished days smaller."),
     "rebuild": _Command("setup", "Make the catalog again from the journal."),
 }

@@ -6,7 +6,7 @@ What one open descriptor writes and reads is a transaction, like that of the ker
 
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 import trio
@@ -14,16 +14,19 @@ import trio
 from archivefs import control
 from archivefs.archive import Archive
 from archivefs.committer import Committer
-from archivefs.errors import ArchiveError, TooManyError
+from archivefs.errors import ArchiveError, JobError, TooManyError
 from archivefs.events import Actor
 from archivefs.fs.inodes import Fixed
 from archivefs.fs.node import DIR_MODE, Attributes, Directory, File, Handle, Listed, Node
-from archivefs.transaction import Operation
+from archivefs.jobs import engine
+from archivefs.jobs.engine import Engine
 
 CONTROL_MODE = 0o100600
 BURST, A_SECOND = 20, 100 / 60
 """Commands of a user at once, and on and on (DESIGN, control files)."""
 RELOAD, LAST_ERROR, PROTOCOL = "reload", "last-error", "protocol"
+JOB = "job "
+"""What the name of a file begins with that steers a job."""
 FILES = [*control.COMMANDS, RELOAD, LAST_ERROR, PROTOCOL]
 """In the order of their inode numbers."""
 
@@ -43,11 +46,16 @@ class Control:
         archive: Archive,
         committer: Committer,
         reload: Reload,
+        engine: Engine,
+        operators: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """``operators``: number of the group whose members may write commands, too."""
+        self.operators = operators
         self.archive = archive
         self._committer = committer
         self._reload = reload
+        self._engine = engine
         self._clock = clock
         self._one = trio.Lock()
         self._buckets: dict[int, tuple[float, float]] = {}
@@ -57,13 +65,21 @@ class Control:
         """The reply to a command. Raises ``ArchiveError``, ``OSError``. Not cancelled once it has begun."""
         self._take_token(actor.uid)
         words = control.words_of(line)
+        if name.startswith(JOB):
+            return await self._steer(int(name.removeprefix(JOB)), words, actor)
         async with self._one:
             if name == RELOAD:
                 return {"changed": await self._reload()}
             reply: control.Reply = await trio.to_thread.run_sync(self._carry_out, name, words, actor)
             if name == "config":
                 await self._reload(noted=True)
+            self._engine.look()
             return reply
+
+    async def _steer(self, job: int, words: list[str], actor: Actor) -> control.Reply:
+        if len(words) != 1:
+            raise JobError(f"job {job}: one word is a command: {', '.join(engine.WORDS)}")
+        return {"job": job, "state": str(await self._engine.tell(job, words[0], actor))}
 
     def _take_token(self, uid: int) -> None:
         tokens, at = self._buckets.get(uid, (float(BURST), self._clock()))
@@ -78,22 +94,9 @@ class Control:
         """In a thread, reading through a connection of its own."""
         with Archive.open_as_it_is(self.archive.root) as reading:
             steps = control.COMMANDS[name].run(reading, words, actor)
-            return control.carry_out(steps, lambda operations: trio.from_thread.run(self._submit, operations))
-
-    async def _submit(self, operations: list[Operation[Any]]) -> list[Any]:
-        """What each of them made or raised, committed together."""
-        outcomes: list[Any] = [None] * len(operations)
-
-        async def one(index: int) -> None:
-            try:
-                outcomes[index] = await self._committer.submit(operations[index])
-            except ArchiveError as error:
-                outcomes[index] = error
-
-        async with trio.open_nursery() as nursery:
-            for index in range(len(operations)):
-                nursery.start_soon(one, index)
-        return outcomes
+            return control.carry_out(
+                steps, lambda operations: trio.from_thread.run(self._committer.submit_all, operations)
+            )
 
     def failed(self, uid: int, reply: bytes) -> None:
         """Remember the answer to a command that failed."""
@@ -107,6 +110,9 @@ class Control:
             commands = {each: list(command.usage) for each, command in control.COMMANDS.items()}
             facts = {"version": control.VERSION, "commands": commands | {RELOAD: [""]}}
             return msgspec.json.format(msgspec.json.encode(facts), indent=2) + b"\n"
+        if name.startswith(JOB):
+            words = "|".join(engine.WORDS)
+            return f"usage: echo {words} > jobs/{name.removeprefix(JOB)}/control\n".encode()
         if name == RELOAD:
             return b"usage: echo > reload\nGo by archive.toml as it is now.\n"
         command = control.COMMANDS[name]
@@ -140,11 +146,11 @@ class ControlDir(Directory):
 
 
 class ControlFile(File):
-    """A file in control/; only who runs the mount may use it."""
+    """A file in control/, or that of a job; who runs the mount may use it, and its operators."""
 
-    def __init__(self, control: Control, ino: int, changed_ns: int) -> None:
+    def __init__(self, control: Control, ino: int, name: str, changed_ns: int) -> None:
         self.ino = ino
-        self.name = FILES[ino - Fixed.CONTROL - 1]
+        self.name = name
         self.is_writable = self.name not in (LAST_ERROR, PROTOCOL)
         self._control = control
         self._changed_ns = changed_ns
@@ -158,8 +164,9 @@ class ControlFile(File):
     def attributes(self) -> Attributes:
         """Its true size; the kernel must ask each time."""
         when, size = self._changed_ns, len(self._control.text(self.name, self._uid))
-        mode = CONTROL_MODE if self.is_writable else 0o100444
-        return Attributes(self.ino, mode, size, 1, when, when, attr_timeout=0)
+        group = self._control.operators
+        mode = CONTROL_MODE | (0o060 if group is not None else 0) if self.is_writable else 0o100444
+        return Attributes(self.ino, mode, size, 1, when, when, gid=group, attr_timeout=0)
 
     def open(self) -> Handle:
         """For reading only."""

@@ -7,6 +7,7 @@ import math
 import os
 import resource
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,12 +25,16 @@ from archivefs.fs.control import Control
 from archivefs.fs.folder_sources import FolderSources
 from archivefs.fs.frame_cache import LEAST_BYTES, FrameCache
 from archivefs.fs.inbox import Inbox
+from archivefs.fs.jobs import JobsTree
 from archivefs.fs.kernel import Invalidator, Kernel
 from archivefs.fs.mounts import MountOptions
 from archivefs.fs.operations import Operations, Presentation
 from archivefs.fs.tree import Tree
+from archivefs.jobs.enforcement import Enforcement
+from archivefs.jobs.engine import Engine
 from archivefs.jobs.scheduled_verify import Schedule
 from archivefs.jobs.training import Training
+from archivefs.jobs.works import WORKS
 from archivefs.operations import Note
 from archivefs.submit.outbox import Outbox
 
@@ -85,8 +90,10 @@ class _Mount:
         self._cache = FrameCache(archive.content, max(archive.config.read_cache_bytes, LEAST_BYTES))
         self._scheduler = Scheduler(archive, self._committer)
         self._outbox = Outbox(archive, self._committer, self._scheduler.look_again)
-        control = Control(archive, self._committer, self._reload)
-        self._tree = tree = Tree(archive, self._inbox, self._cache, control)
+        self._engine = Engine(archive, self._committer, WORKS)
+        control = Control(archive, self._committer, self._reload, self._engine, options.operators)
+        jobs = JobsTree(archive, self._engine, control)
+        self._tree = tree = Tree(archive, self._inbox, self._cache, control, jobs)
         self._committer.on_change(tree.changed)
         self._committer.on_change(Invalidator(archive, tree.levels, self._kernel).changed)
         self._folder_sources = FolderSources(archive, self._committer, self._inbox)
@@ -104,6 +111,7 @@ class _Mount:
         self._operations = Operations(tree, self._capturer, show)
         self._committer.on_change(self._operations.changed)
         self._stopped = False
+        self._starved = False
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Everything from leftovers to the last commit."""
@@ -126,8 +134,9 @@ class _Mount:
             raise MountError(f"{self._mountpoint} could not be mounted: {error}") from None
         self._archive.note_mountpoint(str(self._mountpoint))
         log.info("mounted %s at %s", self._archive.root, self._mountpoint)
-        lost = False
+        lost, hook = False, sys.unraisablehook
         try:
+            sys.unraisablehook = self._unanswered
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._scheduler.run)
                 nursery.start_soon(self._outbox.run)
@@ -135,6 +144,8 @@ class _Mount:
                 nursery.start_soon(self._folder_sources.run)
                 nursery.start_soon(self._cache.run)
                 nursery.start_soon(self._keep_house)
+                nursery.start_soon(self._engine.run)
+                nursery.start_soon(Enforcement(self._archive, self._committer, self._engine).run)
                 nursery.start_soon(Schedule(self._archive, self._committer).run)
                 nursery.start_soon(Training(self._archive, self._committer).run)
                 nursery.start_soon(self._stop_on_signal)
@@ -142,6 +153,7 @@ class _Mount:
                 ready()
             lost = not self._stopped and self._is_mounted()
         finally:
+            sys.unraisablehook = hook
             self._kernel.stop()
             pyfuse3.close(unmount=not lost)
             self._kernel.join()
@@ -160,11 +172,24 @@ class _Mount:
         except* (MemoryError, OSError) as group:  # there is no room for a request, so nobody can answer it
             if group.split(_is_about_memory)[1] is not None:
                 raise
+            self._starved = True
+        if self._starved:
             raise OutOfMemoryError(
                 f"there is not enough memory to serve {self._mountpoint}; what was closed is archived; "
                 "mount it again"
-            ) from None
+            )
         everything.cancel()
+
+    def _unanswered(self, what: "sys.UnraisableHookArgs") -> None:
+        """What Python cannot catch. Where pyfuse3 has no memory to begin a request, nobody answers it."""
+        if not isinstance(what.exc_value, MemoryError):
+            log.error("%s: %r", what.err_msg or "ignored", what.object, exc_info=what.exc_value)
+            return
+        self._starved = True
+        try:
+            pyfuse3.terminate()
+        except MemoryError:
+            os._exit(OutOfMemoryError.exit_code)
 
     def _is_mounted(self) -> bool:
         return any(each.mountpoint == self._mountpoint for each in mounts.mounted())

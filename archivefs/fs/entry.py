@@ -150,7 +150,7 @@ class EntryNodes:
     def row(self, n: int) -> Entry:
         """The entry. Raises ``UnknownEntryError``."""
         entry = self.archive.reader.entry(n)
-        if entry is None:
+        if entry is None or entry.status is Status.PURGED:
             raise UnknownEntryError(f"there is no entry number {n} any more")
         return entry
 

@@ -4,6 +4,7 @@ The same file has the same number in every view and after every remount; a direc
 is shown in. A number has 64 bits, the top bit is never set::
 
     FIXED     0 | number                                   root and what lies in it
+              0 | 1 12 | job 40 | slot 8                   a job's directory and files
     LEVEL     1 | view 6 | depth 6 | converter 16 | day 24 | status 8
     ENTRY     2 | n 32 | 0            | view 14            an entry's directory
     ATTEMPTS  3 | n 32 | 0            | view 14            its attempts/
@@ -40,7 +41,9 @@ class Fixed(IntEnum):
     STATS = 3
     BY_ID = 4
     HEALTH = 5
+    JOBS = 6
     CONTROL = 16
+    JOB = 1 << 48
 
 
 class Slot(IntEnum):
@@ -112,6 +115,16 @@ def member_parts(ino: int) -> tuple[int, int]:
 def parts(ino: int) -> tuple[int, int, int]:
     """``(n, attempt, view or slot)`` of an entry's directory or file."""
     return ino >> 28 & 0xFFFFFFFF, ino >> 14 & 0x3FFF, ino & 0x3FFF
+
+
+def job_ino(job: int, slot: int) -> int:
+    """The number of a job's directory (slot 0), or of one of its files."""
+    return Fixed.JOB | job << 8 | slot
+
+
+def job_parts(ino: int) -> tuple[int, int]:
+    """``(job, slot)``."""
+    return (ino & Fixed.JOB - 1) >> 8, ino & 0xFF
 
 
 def inbox(counter: int) -> int:

@@ -20,7 +20,7 @@ from archivefs.catalog.catalog import Change
 from archivefs.catalog.rows import Entry
 from archivefs.events import FINAL, Status
 from archivefs.fs import inodes
-from archivefs.fs.inodes import BY_ID_VIEW, Kind, Slot
+from archivefs.fs.inodes import BY_ID_VIEW, Fixed, Kind, Slot
 from archivefs.fs.node import Handle
 from archivefs.fs.views import VIEWS, Levels, leaf, path_to
 
@@ -147,6 +147,8 @@ class Invalidator:
 
     def _moved(self, entry: Entry, before: Status) -> None:
         """Its names in the views, and those beside its source that the next attempt replaces."""
+        if entry.status is Status.PURGED:
+            self._kernel.forget_name(int(Fixed.BY_ID), entry.id.encode())
         label = entry.label(self._archive.zone)
         for number, view in enumerate(VIEWS):
             parent = inodes.level(leaf(number, entry, before))

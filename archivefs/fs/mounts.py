@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import errno
+import grp
 import os
 import shutil
 import subprocess
@@ -51,15 +52,20 @@ _IGNORED = {
 }
 """Words that mount(8) and fstab use for themselves; libfuse's own helper ignores the same."""
 _OWN = {"uid", "gid", "umask"}
+_OPERATORS = "operators"
 
 
 class MountOptions(NamedTuple):
-    """Checked ``-o`` options. ``passed`` go to libfuse; None where uid, gid or umask were not given."""
+    """Checked ``-o`` options. ``passed`` go to libfuse; None where uid, gid or operators were not given.
+
+    ``operators``: number of the group whose members may write into control/ and steer jobs.
+    """
 
     passed: frozenset[str]
     uid: int | None
     gid: int | None
     umask: int
+    operators: int | None
 
     @property
     def readonly(self) -> bool:
@@ -71,10 +77,13 @@ def parse_options(words: str) -> MountOptions:
     """Check a comma list such as ``allow_other,uid=1000``. Raises ``MountError`` naming what is allowed."""
     passed: set[str] = set()
     own: dict[str, int] = {}
+    operators: int | None = None
     for word in filter(None, words.split(",")):
         key, _, value = word.partition("=")
         if word in _PASSED:
             passed.add(word)
+        elif key == _OPERATORS:
+            operators = _group(value)
         elif key in _OWN:
             try:
                 own[key] = int(value, 8 if key == "umask" else 10)
@@ -82,11 +91,21 @@ def parse_options(words: str) -> MountOptions:
                 kind = "an octal number" if key == "umask" else "a number"
                 raise MountError(f"-o {word}: {key} must be {kind}") from None
         elif word not in _IGNORED and not key.startswith("x-"):
-            allowed = ", ".join(sorted(_PASSED) + [f"{name}=N" for name in sorted(_OWN)])
+            allowed = ", ".join(
+                [*sorted(_PASSED), *(f"{name}=N" for name in sorted(_OWN)), f"{_OPERATORS}=GROUP"]
+            )
             raise MountError(f"-o {word}: unknown option; allowed are: {allowed}")
     if passed & {"allow_other", "allow_root"} and os.geteuid() != 0 and not _others_allowed():
         raise MountError(f"-o allow_other needs the line user_allow_other in {FUSE_CONF} (or root)")
-    return MountOptions(frozenset(passed), own.get("uid"), own.get("gid"), own.get("umask", 0))
+    return MountOptions(frozenset(passed), own.get("uid"), own.get("gid"), own.get("umask", 0), operators)
+
+
+def _group(name: str) -> int:
+    """The number of a group. Raises ``MountError``."""
+    try:
+        return int(name) if name.isdecimal() else grp.getgrnam(name).gr_gid
+    except (KeyError, ValueError):
+        raise MountError(f'-o {_OPERATORS}={name}: there is no group "{name}"') from None
 
 
 def _others_allowed() -> bool:

@@ -12,37 +12,16 @@ from archivefs.fs.entry import EntryNodes
 from archivefs.fs.frame_cache import FrameCache
 from archivefs.fs.inbox import Inbox
 from archivefs.fs.inodes import Fixed, Kind, Place
+from archivefs.fs.jobs import JobsTree, Live
 from archivefs.fs.node import (
     BRIEFLY,
     DIR_MODE,
-    FILE_MODE,
     Attributes,
     Directory,
-    File,
-    Handle,
     Listed,
     Node,
-    Text,
 )
 from archivefs.fs.views import VIEWS, ByIdDir, LevelDir, Levels
-
-
-class LiveFile(File):
-    """A small file whose content is made anew for each open, and whose size is true at each stat."""
-
-    def __init__(self, ino: int, content: bytes, changed_ns: int) -> None:
-        self.ino = ino
-        self._content = content
-        self._changed_ns = changed_ns
-
-    def attributes(self) -> Attributes:
-        """Never cached by the kernel."""
-        when = self._changed_ns
-        return Attributes(self.ino, FILE_MODE, len(self._content), 1, when, when, attr_timeout=0)
-
-    def open(self) -> Handle:
-        """A snapshot."""
-        return Text(self._content, keep_cache=False)
 
 
 class Root(Directory):
@@ -75,9 +54,12 @@ class Root(Directory):
 class Tree:
     """Finds nodes. ``changed_ns`` is when the archive last changed."""
 
-    def __init__(self, archive: Archive, inbox: Inbox, cache: FrameCache, control: Control) -> None:
+    def __init__(
+        self, archive: Archive, inbox: Inbox, cache: FrameCache, control: Control, jobs: JobsTree
+    ) -> None:
         self.archive = archive
         self._control = control
+        self._jobs = jobs
         self.inbox = inbox
         self.entries = EntryNodes(archive, cache)
         self.levels = Levels(self.entries)
@@ -89,6 +71,7 @@ class Tree:
             (int(Fixed.BY_ID), b"by-id"),
             (inbox.root.ino, b"inbox"),
             (int(Fixed.CONTROL), b"control"),
+            (int(Fixed.JOBS), b"jobs"),
             (int(Fixed.STATS), b"stats.json"),
             (int(Fixed.HEALTH), b"health.json"),
         ]
@@ -121,13 +104,15 @@ class Tree:
             case Fixed.BY_ID:
                 return ByIdDir(self.entries, self.changed_ns)
             case Fixed.README:
-                return LiveFile(ino, self._readme, self.changed_ns)
+                return Live(ino, lambda: self._readme, self.changed_ns)
             case Fixed.STATS:
-                return LiveFile(ino, describe.as_file(statistics.collect(self.archive)), self.changed_ns)
+                return Live(ino, lambda: describe.as_file(statistics.collect(self.archive)), self.changed_ns)
             case Fixed.HEALTH:
-                return LiveFile(ino, describe.as_file(statistics.health(self.archive)), self.changed_ns)
+                return Live(ino, lambda: describe.as_file(statistics.health(self.archive)), self.changed_ns)
             case Fixed.CONTROL:
                 return ControlDir(self._fixed, self.changed_ns)
         if 0 < ino - Fixed.CONTROL <= len(FILES):
-            return ControlFile(self._control, ino, self.changed_ns)
+            return ControlFile(self._control, ino, FILES[ino - Fixed.CONTROL - 1], self.changed_ns)
+        if ino == Fixed.JOBS or ino >= Fixed.JOB:
+            return self._jobs.node(ino)
         raise UnknownEntryError(f"no inode {ino}")

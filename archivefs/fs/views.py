@@ -242,7 +242,9 @@ class ByIdDir(Directory):
     def lookup(self, name: bytes) -> Node | None:
         """The entry with exactly this id."""
         entry = self._nodes.archive.reader.by_id(name.decode("ascii", "replace"))
-        return None if entry is None else EntryDir(self._nodes, entry, BY_ID_VIEW)
+        if entry is None or entry.status is Status.PURGED:
+            return None
+        return EntryDir(self._nodes, entry, BY_ID_VIEW)
 
     def entries(self, after: int) -> Iterator[Listed]:
         """All entries in the order of capture."""

@@ -35,6 +35,8 @@ FRAME_BYTES = 1 << 20
 """Uncompressed size of every content frame but the last (DESIGN: a read decompresses one frame)."""
 HEADER_MAGIC = 0x184D2A5A
 TABLE_MAGIC = 0x184D2A5B
+HOLE_MAGIC = 0x184D2A5C
+"""Of the frame that stands where records are purged (``holes``)."""
 SKIPPABLE = struct.Struct("<II")
 DICTIONARY_BYTES = 128 << 10
 """Content up to this size is compressed with a dictionary; larger content brings its own words."""

@@ -17,7 +17,7 @@ from archivefs.errors import ContentDamagedError
 from archivefs.events import Location
 from archivefs.store import frames
 from archivefs.store.durable import open_append, write_all
-from archivefs.store.frames import HEADER_MAGIC, SKIPPABLE, TABLE_MAGIC, Encoded, RecordHeader
+from archivefs.store.frames import HEADER_MAGIC, HOLE_MAGIC, SKIPPABLE, TABLE_MAGIC, Encoded, RecordHeader
 
 
 class SegmentWriter:
@@ -84,10 +84,11 @@ class SegmentWriter:
 
 
 def first_header(path: Path) -> RecordHeader | None:
-    """The header that a segment begins with, None where there is none. Raises ``OSError``."""
+    """The first header of a segment, None where there is none. Raises ``OSError``."""
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
-        payload = _skippable(file.fileno(), 0, HEADER_MAGIC, size)
+        start = _behind_holes(file.fileno(), 0, size)
+        payload = _skippable(file.fileno(), start, HEADER_MAGIC, size)
     try:
         return None if payload is None else frames.parse_header(payload)
     except ContentDamagedError:
@@ -103,7 +104,7 @@ class ScannedRecord(NamedTuple):
 
 
 def scan(path: Path, name: str, start: int = 0, opened: int | None = None) -> Iterator[ScannedRecord]:
-    """The whole records of a segment from ``start`` on; ends at the first thing that is not one.
+    """The whole records of a segment from ``start`` on; ends at what is neither one nor a hole.
 
     Reads headers and tables only. Where the last record ends the trustworthy part ends. ``opened``: a
     descriptor of the file that the caller has already.
@@ -114,6 +115,10 @@ def scan(path: Path, name: str, start: int = 0, opened: int | None = None) -> It
         while at < size:
             record = _scan_one(fd, name, at, size)
             if record is None:
+                behind = _behind_holes(fd, at, size)
+                if behind > at:
+                    at = behind
+                    continue
                 return
             yield record
             at = record.location.offset + record.location.length
@@ -148,6 +153,10 @@ def scan_damaged(path: Path, name: str) -> Iterator[ScannedRecord | Gap]:
                 yield record
                 at = record.location.offset + record.location.length
                 continue
+            behind = _behind_holes(file.fileno(), at, size)
+            if behind > at and gap < 0:
+                at = behind
+                continue
             gap = at if gap < 0 else gap
             found = data.find(magic, at + 1)
             at = size if found < 0 else found
@@ -164,6 +173,17 @@ def _skippable(fd: int, at: int, magic: int, size: int) -> bytes | None:
     if found != magic or at + SKIPPABLE.size + length > size:
         return None
     return os.pread(fd, length, at + SKIPPABLE.size)
+
+
+def _behind_holes(fd: int, at: int, size: int) -> int:
+    """Where the holes end that begin at ``at``; ``at`` where none does."""
+    while at < size:
+        prefix = os.pread(fd, SKIPPABLE.size, at)
+        magic, length = SKIPPABLE.unpack(prefix) if len(prefix) == SKIPPABLE.size else (0, 0)
+        if magic != HOLE_MAGIC or at + SKIPPABLE.size + length > size:
+            break
+        at += SKIPPABLE.size + length
+    return at
 
 
 def _scan_one(fd: int, name: str, at: int, size: int) -> ScannedRecord | None:

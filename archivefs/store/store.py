@@ -70,6 +70,10 @@ class Store:
         base, part = split_name(segment)
         self._parts[base] = max(self._parts.get(base, 1), part + 1, self._last_part(base))
 
+    def is_written(self, segment: str) -> bool:
+        """Whether records stand there that no commit has made durable yet."""
+        return segment in self._writers and self._writers[segment].dirty
+
     def mark(self) -> Mark:
         """Where the segments end now, for ``rollback``."""
         return {name: writer.end for name, writer in self._writers.items()}

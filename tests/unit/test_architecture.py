@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "archivefs"
 LAYERS = [
-    ("attributes", "background", "errors", "events", "names", "reports"),
+    ("attributes", "background", "errors", "events", "names", "policies", "reports"),
     ("config", "folders", "helper"),
     ("query", "routing"),
     ("store", "catalog"),
@@ -20,8 +20,9 @@ LAYERS = [
     ("reopening", "settings"),
     ("archive",),
     ("bulk", "committer", "configuring", "describe", "quarantine", "restoring", "statistics"),
-    ("convert", "submit", "verify"),
-    ("control", "jobs"),
+    ("convert", "retention", "submit", "verify"),
+    ("jobs",),
+    ("control",),
     ("fs",),
     ("cli",),
 ]

@@ -1,13 +1,6 @@
-"""What a person may tell an archive: words in, one JSON object out.
+"""Commands about entries, reports, quarantine and configuration."""
 
-The commands are the same whoever holds the archive: the command line where it is not mounted, the files in
-``control/`` where it is. Each is a generator. It yields groups of operations, is sent what each of them made
-or raised, and returns the reply.
-"""
-
-import shlex
-from collections.abc import Callable, Generator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
 
 import msgspec
 
@@ -15,6 +8,7 @@ from archivefs import config as configuration
 from archivefs import configuring, names, quarantine, settings
 from archivefs.archive import Archive
 from archivefs.catalog.rows import Entry
+from archivefs.control.steps import Command, Reply, Steps, all_or_error, wanted
 from archivefs.errors import ControlError
 from archivefs.events import Actor, Status, Submission
 from archivefs.operations import Adopt, Drop, Retry
@@ -22,82 +16,7 @@ from archivefs.query import parse
 from archivefs.statuses import RETRIABLE
 from archivefs.submit import decisions
 from archivefs.submit.operations import DecideDelivery
-from archivefs.transaction import GROUP, Operation
-
-VERSION = 1
-"""Of what may be written into ``control/``, and of the replies."""
-LINE_BYTES = 64 << 10
-"""Longest command (DESIGN, control files)."""
-Reply = dict[str, Any]
-Steps = Generator[list[Operation[Any]], list[Any], Reply]
-
-
-class Command(NamedTuple):
-    """``state`` tells in a few words how things stand, ``run`` raises ``ArchiveError`` or ``OSError``."""
-
-    usage: tuple[str, ...]
-    about: str
-    run: Callable[[Archive, list[str], Actor], Steps]
-    state: Callable[[Archive], str]
-
-
-def words_of(line: bytes) -> list[str]:
-    """The words of a command, quoted as for a shell. Raises ``ControlError``."""
-    if len(line) > LINE_BYTES:
-        raise ControlError(f"a command has at most {LINE_BYTES} bytes, not {len(line)}")
-    try:
-        text = line.decode().rstrip("\n")
-    except UnicodeDecodeError:
-        raise ControlError("a command is text in UTF-8") from None
-    if "\0" in text:
-        raise ControlError("a command has no zero bytes")
-    first, *more = text.split("\n")
-    if more and _is_whole(first):
-        raise ControlError("one command at a time: write one line, and read the reply")
-    try:
-        return shlex.split(text)
-    except ValueError as error:
-        raise ControlError(f"{names.safe(text)}: {error}; quote as for a shell") from None
-
-
-def _is_whole(line: str) -> bool:
-    """Whether no quotation goes on behind the line."""
-    try:
-        shlex.split(line)
-    except ValueError:
-        return False
-    return True
-
-
-def carry_out(steps: Steps, commit: Callable[[list[Operation[Any]]], list[Any]]) -> Reply:
-    """Do a command; ``commit`` says what each operation made or raised. Raises what the command does."""
-    try:
-        operations = next(steps)
-        while True:
-            operations = steps.send(commit(operations))
-    except StopIteration as end:
-        reply: Reply = end.value
-        return reply
-
-
-def _all_or_error(outcomes: list[Any]) -> list[Any]:
-    for each in outcomes:
-        if isinstance(each, Exception):
-            raise each
-    return outcomes
-
-
-def _wanted(command: str, words: list[str], *first: str) -> tuple[str, list[str]]:
-    """What is to be done, and to what. Raises ``ControlError``."""
-    if len(words) < 2 or words[0] not in first:
-        given = names.safe(shlex.join(words)) or "nothing"
-        raise ControlError(
-            f'{command}: "{given}" is no command; these are: {"; ".join(COMMANDS[command].usage)}'
-        )
-    return words[0], words[1:]
-
-
-# -- the commands --------------------------------------------------------------------------------------------
+from archivefs.transaction import GROUP
 
 
 def _retry(archive: Archive, words: list[str], actor: Actor) -> Steps:
@@ -107,7 +26,7 @@ def _retry(archive: Archive, words: list[str], actor: Actor) -> Steps:
     said = list[Reply]()
     for start in range(0, len(rows), GROUP):
         group = rows[start : start + GROUP]
-        reasons = _all_or_error((yield [Retry(row.id, actor) for row in group]))
+        reasons = all_or_error((yield [Retry(row.id, actor) for row in group]))
         for row, reason in zip(group, reasons, strict=True):
             said.append(retried(row, reason))
     return {"entries": said}
@@ -128,11 +47,11 @@ def _counts(archive: Archive, statuses: frozenset[Status]) -> str:
 
 
 def _outbox(archive: Archive, words: list[str], actor: Actor) -> Steps:
-    what, ids = _wanted("outbox", words, "retry", "drop")
+    what, ids = wanted("outbox", COMMANDS["outbox"], words, "retry", "drop")
     state = Submission.QUEUED if what == "retry" else Submission.DROPPED
     items = [item for id_ in ids for item in decisions.named(archive, id_, state)]
     operations = [DecideDelivery(item.id, item.attempt, item.ordinal, state, actor) for item in items]
-    _all_or_error((yield [*operations]))
+    all_or_error((yield [*operations]))
     return {"reports": [{"id": each.id, "report_id": each.report_id, "state": str(state)} for each in items]}
 
 
@@ -145,17 +64,17 @@ def _unsent(archive: Archive) -> str:
 
 
 def _quarantine(archive: Archive, words: list[str], actor: Actor) -> Steps:
-    what, things = _wanted("quarantine", words, "adopt", "drop")
+    what, things = wanted("quarantine", COMMANDS["quarantine"], words, "adopt", "drop")
     said = list[Reply]()
     for thing in things:
         if what == "drop" and quarantine.is_kept(archive.root, thing):
-            _all_or_error((yield [quarantine.dropping(archive.root, thing, actor)]))
+            all_or_error((yield [quarantine.dropping(archive.root, thing, actor)]))
             quarantine.remove(archive.root, thing)
             said.append({"removed": thing})
             continue
         id_ = archive.reader.get(thing).id
         operation = Adopt(id_, actor) if what == "adopt" else Drop(id_, actor)
-        (status,) = _all_or_error((yield [operation]))
+        (status,) = all_or_error((yield [operation]))
         said.append({"id": id_, "status": str(status) if what == "adopt" else str(Status.REJECTED)})
     return {"things": said}
 
@@ -166,7 +85,7 @@ def _quarantined(archive: Archive) -> str:
 
 
 def _config(archive: Archive, words: list[str], actor: Actor) -> Steps:
-    what, given = _wanted("config", words, "set", "unset")
+    what, given = wanted("config", COMMANDS["config"], words, "set", "unset")
     if len(given) != (2 if what == "set" else 1):
         raise ControlError(f"config: these are commands: {'; '.join(COMMANDS['config'].usage)}")
     before = configuration.read(archive.root)
@@ -176,7 +95,7 @@ def _config(archive: Archive, words: list[str], actor: Actor) -> Steps:
         data = settings.without(before, given[0])
     operation, changes = configuring.begin(archive, data, actor)
     if changes:
-        _all_or_error((yield [operation]))
+        all_or_error((yield [operation]))
         settings.install(archive.root)
     return {"changes": msgspec.to_builtins(changes)}
 

@@ -1,0 +1,186 @@
+"""jobs: long work, watched and steered; and how a command waits for the job that it has made."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from archivefs import describe, names
+from archivefs.archive import Archive
+from archivefs.catalog.jobs import JobRow
+from archivefs.cli.common import console, json_option, print_json, with_archive
+from archivefs.errors import JobError, LockedError
+from archivefs.events import JOB_ENDS, Actor, JobState
+from archivefs.fs import mounts
+from archivefs.jobs import engine
+from archivefs.jobs import job as job_files
+from archivefs.jobs.engine import Wanted, run_here
+from archivefs.jobs.job import Job, Progress
+from archivefs.jobs.works import WORKS
+
+LOOK_SECONDS = 0.2
+"""Between two looks at a job that a mount does."""
+
+
+@click.group(invoke_without_command=True)
+@with_archive
+@json_option
+@click.pass_context
+def jobs(ctx: click.Context, root: Path, as_json: bool) -> None:
+    """Long work: what there is, how far it is; without a command, the list."""
+    ctx.obj = ctx.obj or str(root)
+    if ctx.invoked_subcommand is None:
+        _list(root, as_json=as_json)
+
+
+def _list(root: Path, *, as_json: bool) -> None:
+    with Archive.open_for_reading(root) as archive:
+        rows = archive.reader.jobs.all(100)
+    if as_json:
+        for row in rows:
+            print_json(_facts(root, row))
+        return
+    table = Table("job", "work", "state", "asked", "by", "things", "error", box=None, header_style="bold")
+    for row in rows:
+        facts = _facts(root, row)
+        gone = facts["done"] + facts["failed"] + facts["skipped"]
+        table.add_row(
+            str(row.job), row.work, row.state, describe.time_text(row.created_ms),
+            "archivefs" if row.uid < 0 else f"uid {row.uid}", f"{gone} of {facts['total']}",
+            names.safe(row.error),
+        )  # fmt: skip
+    console().print(table) if rows else click.echo("there were no jobs yet")
+
+
+def _facts(root: Path, row: JobRow) -> dict[str, Any]:
+    """What is known of a job: from the mount that does it, where there is one."""
+    where = mounts.mountpoint_of(root)
+    if where is not None and row.state == JobState.RUNNING:
+        try:
+            found: dict[str, Any] = json.loads((where / "jobs" / str(row.job) / "job.json").read_bytes())
+        except (OSError, ValueError):
+            return job_files.describe(row)
+        return found
+    return job_files.describe(row)
+
+
+@jobs.command()
+@click.argument("job", type=click.IntRange(min=1))
+@with_archive
+@json_option
+def watch(root: Path, job: int, as_json: bool) -> None:
+    """Wait for a job to end, with a progress bar on a terminal; the exit code is 0 only if it was done."""
+    result = finish(root, job, quiet=as_json)
+    if as_json:
+        print_json({"job": job, **result})
+    else:
+        click.echo(f"job {job}: {json.dumps(result)}")
+
+
+def _steer(word: str) -> Callable[..., None]:
+    @click.argument("job", type=click.IntRange(min=1))
+    @with_archive
+    def steer(root: Path, job: int) -> None:
+        where = mounts.mountpoint_of(root)
+        actor = Actor(uid=os.getuid(), program=f"archivefs jobs {word}")
+        try:
+            with Archive(root) as archive:
+                row = job_files.get(archive, job)
+                state = JobState(row.state)
+                change, state = engine.decide(Job(root, row), state, word, actor)
+                archive.commit_one(change)
+        except LockedError:
+            if where is None:
+                raise
+            state = _told(where / "jobs" / str(job) / "control", word)
+        click.echo(f"job {job} is {state}")
+
+    return steer
+
+
+def _told(file: Path, word: str) -> JobState:
+    try:
+        fd = os.open(file, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise JobError(f"no job {file.parent.name}") from None
+    try:
+        try:
+            os.write(fd, word.encode())
+        except OSError:
+            raise JobError(str(json.loads(os.pread(fd, 1 << 16, 0))["error"])) from None
+        return JobState(json.loads(os.pread(fd, 1 << 16, 0))["state"])
+    finally:
+        os.close(fd)
+
+
+for _word, _help in (
+    ("pause", "Stop a job for now, between two of its steps."),
+    ("resume", "Let a paused job go on."),
+    ("cancel", "End a job; what it has done stays done."),
+):
+    jobs.command(_word, help=_help)(_steer(_word))
+
+
+def finish(root: Path, number: int, *, quiet: bool) -> dict[str, Any]:
+    """Wait until a job has ended, or do it here where no mount does; its result.
+
+    Raises ``JobError`` where it failed, was cancelled or is paused.
+    """
+    with _bar(number, quiet=quiet) as show:
+        try:
+            archive = Archive(root)
+        except LockedError:
+            _wait(root, number, show)
+        else:
+            with archive:
+                if JobState(job_files.get(archive, number).state) not in JOB_ENDS:
+                    run_here(archive, number, WORKS, show, Wanted())
+    with Archive.open_for_reading(root) as archive:
+        row = job_files.get(archive, number)
+    if row.state != JobState.DONE:
+        raise JobError(f"job {number} is {row.state}{': ' if row.error else ''}{row.error}")
+    return _result(root, number)
+
+
+def _result(root: Path, number: int) -> dict[str, Any]:
+    try:
+        data = (root / job_files.FOLDER / str(number) / job_files.RESULT).read_bytes()
+    except FileNotFoundError:
+        raise JobError(f"the result of job {number} is not kept any more") from None
+    found: dict[str, Any] = msgspec.json.decode(data)
+    return found
+
+
+def _wait(root: Path, number: int, show: Callable[[Progress], None]) -> None:
+    while True:
+        with Archive.open_as_it_is(root) as archive:
+            row = job_files.get(archive, number)
+        if JobState(row.state) in JOB_ENDS | {JobState.PAUSED}:
+            return
+        facts = _facts(root, row)
+        show(Progress(facts["total"], facts["done"], facts["failed"], facts["skipped"]))
+        time.sleep(LOOK_SECONDS)
+
+
+@contextmanager
+def _bar(number: int, *, quiet: bool) -> Iterator[Callable[[Progress], None]]:
+    terminal = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    disable = quiet or not terminal.is_terminal
+    with Bar(*columns, console=terminal, transient=True, disable=disable) as bar:
+        task = bar.add_task(f"job {number}", total=None)
+
+        def show(progress: Progress) -> None:
+            bar.update(task, completed=progress.gone, total=progress.total or None)
+
+        yield show

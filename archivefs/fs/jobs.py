@@ -1,0 +1,163 @@
+"""The folder jobs/: each long piece of work as a folder, with how far it is, and a file to steer it with."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from archivefs import describe
+from archivefs.archive import Archive
+from archivefs.catalog.jobs import JobRow
+from archivefs.fs.control import Control, ControlFile
+from archivefs.fs.inodes import Fixed, job_ino, job_parts
+from archivefs.fs.node import (
+    BRIEFLY,
+    DIR_MODE,
+    FILE_MODE,
+    Attributes,
+    Directory,
+    File,
+    Handle,
+    Listed,
+    Node,
+    Text,
+)
+from archivefs.jobs import job as jobs
+from archivefs.jobs.engine import Engine
+
+JOB_JSON, PROGRESS, CONTROL = "job.json", "progress", "control"
+KEPT = ("errors.jsonl", "result.json", "comparison.json", "comparison.html")
+"""What a job may have written into its folder of the archive."""
+NAMES = (JOB_JSON, PROGRESS, CONTROL, *KEPT)
+"""By the slot of their inode numbers, from 1."""
+
+
+class JobsTree:
+    """Makes the nodes of jobs/."""
+
+    def __init__(self, archive: Archive, engine: Engine, control: Control) -> None:
+        self.archive = archive
+        self.engine = engine
+        self._control = control
+
+    def node(self, ino: int) -> Node:
+        """What a number stands for. Raises ``JobError``."""
+        if ino == Fixed.JOBS:
+            return JobsDir(self)
+        number, slot = job_parts(ino)
+        row = jobs.get(self.archive, number)
+        return self.file(row, NAMES[slot - 1]) if slot else JobDir(self, row)
+
+    def file(self, row: JobRow, name: str) -> Node:
+        """A file of a job. Raises ``JobError``."""
+        ino, when = job_ino(row.job, NAMES.index(name) + 1), self.when(row)
+        progress = self.engine.progress(row.job)
+        if name == JOB_JSON:
+            return Live(ino, lambda: describe.as_file(jobs.describe(row, progress)), when)
+        if name == PROGRESS:
+            return Live(ino, lambda: jobs.progress_line(row, progress).encode(), when)
+        if name == CONTROL:
+            return ControlFile(self._control, ino, f"job {row.job}", when)
+        return Kept(ino, self.archive.root / jobs.FOLDER / str(row.job) / name)
+
+    def names(self, row: JobRow) -> list[str]:
+        """The files that a job has."""
+        folder = self.archive.root / jobs.FOLDER / str(row.job)
+        return [name for name in NAMES if name not in KEPT or (folder / name).exists()]
+
+    @staticmethod
+    def when(row: JobRow) -> int:
+        """When a job changed last, in nanoseconds."""
+        return max(row.created_ms, row.started_ms, row.ended_ms) * 10**6
+
+
+class JobsDir(Directory):
+    """jobs/."""
+
+    ino = int(Fixed.JOBS)
+
+    def __init__(self, tree: JobsTree) -> None:
+        self._tree = tree
+
+    def attributes(self) -> Attributes:
+        """Dated by the last job."""
+        row = self._tree.archive.reader.jobs.get(self._tree.archive.reader.jobs.last())
+        when = self._tree.when(row) if row else 0
+        return Attributes(self.ino, DIR_MODE, mtime_ns=when, ctime_ns=when, attr_timeout=BRIEFLY)
+
+    def lookup(self, name: bytes) -> Node | None:
+        """A job by its number."""
+        if not name.isdigit() or (name.startswith(b"0") and name != b"0") or len(name) > 9:
+            return None
+        row = self._tree.archive.reader.jobs.get(int(name))
+        return JobDir(self._tree, row) if row else None
+
+    def entries(self, after: int) -> Iterator[Listed]:
+        """All jobs; the cookie is the number."""
+        for row in self._tree.archive.reader.jobs.all():
+            if row.job > after:
+                yield row.job, str(row.job).encode(), JobDir(self._tree, row)
+
+
+class JobDir(Directory):
+    """jobs/N."""
+
+    def __init__(self, tree: JobsTree, row: JobRow) -> None:
+        self._tree = tree
+        self._row = row
+        self.ino = job_ino(row.job, 0)
+
+    def attributes(self) -> Attributes:
+        """Dated by its last change of state."""
+        when = self._tree.when(self._row)
+        return Attributes(self.ino, DIR_MODE, mtime_ns=when, ctime_ns=when, attr_timeout=BRIEFLY)
+
+    def lookup(self, name: bytes) -> Node | None:
+        """One of its files."""
+        text = name.decode("ascii", "replace")
+        return self._tree.file(self._row, text) if text in self._tree.names(self._row) else None
+
+    def entries(self, after: int) -> Iterator[Listed]:
+        """Its files; the cookie is the slot."""
+        for name in self._tree.names(self._row):
+            cookie = NAMES.index(name) + 1
+            if cookie > after:
+                yield cookie, name.encode(), self._tree.file(self._row, name)
+
+
+class Live(File):
+    """A file whose content is made anew for each open, and whose size is true at each stat."""
+
+    def __init__(self, ino: int, content: Callable[[], bytes], changed_ns: int) -> None:
+        self.ino = ino
+        self._content = content
+        self._changed_ns = changed_ns
+
+    def attributes(self) -> Attributes:
+        """Never cached by the kernel."""
+        when = self._changed_ns
+        return Attributes(
+            self.ino, FILE_MODE, len(self._content()), 1, when, when, entry_timeout=BRIEFLY, attr_timeout=0
+        )
+
+    def open(self) -> Handle:
+        """A snapshot."""
+        return Text(self._content(), keep_cache=False)
+
+
+class Kept(File):
+    """A file that a job writes into its folder of the archive."""
+
+    def __init__(self, ino: int, path: Path) -> None:
+        self.ino = ino
+        self._path = path
+
+    def attributes(self) -> Attributes:
+        """Those of the file. Raises ``OSError`` where it was removed."""
+        facts = self._path.stat()
+        return Attributes(
+            self.ino, FILE_MODE, facts.st_size, facts.st_blocks, facts.st_mtime_ns, facts.st_ctime_ns,
+            entry_timeout=BRIEFLY, attr_timeout=0,
+        )  # fmt: skip
+
+    def open(self) -> Handle:
+        """Its bytes as they are now; there are at most some megabytes."""
+        return Text(self._path.read_bytes(), keep_cache=False)

@@ -1,0 +1,121 @@
+"""Retention by itself: a mounted archive looks now and then what its policies want to go, and purges it.
+
+A size limit that goes before the promised days is told first, as an alarm and in the log; what it wants goes
+with the next look.
+"""
+
+import logging
+import os
+
+import trio
+
+from archivefs.archive import Archive
+from archivefs.committer import Committer
+from archivefs.errors import ArchiveError
+from archivefs.jobs.engine import Engine
+from archivefs.jobs.job import CreateJob
+from archivefs.retention import choosing, plans
+from archivefs.retention.choosing import Choice
+from archivefs.retention.gate import Rule
+from archivefs.retention.operations import Retain
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 300.0
+"""Between two looks; also how long an alarm stands before entries go early."""
+SPACE_SECONDS = 10.0
+"""Between two looks at the room on the disk."""
+EARLY = "retention"
+"""The alarm of limits that purge before the promised days are over."""
+
+
+class Enforcement:
+    """Looks at the start, every few minutes, and soon when the disk has less free than it should."""
+
+    def __init__(self, archive: Archive, committer: Committer, engine: Engine) -> None:
+        self._archive = archive
+        self._committer = committer
+        self._engine = engine
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while self._archive.writable:
+            try:
+                await self._look()
+            except (ArchiveError, OSError) as error:
+                log.error("retention could not be enforced: %s; it is tried again", error)
+            except Exception:
+                log.exception("retention could not be enforced; it is tried again")
+            waited = 0.0
+            while waited < LOOK_SECONDS:
+                await trio.sleep(SPACE_SECONDS)
+                waited = LOOK_SECONDS if self._is_short() else waited + SPACE_SECONDS
+
+    def _is_short(self) -> bool:
+        wanted = self._archive.config.retention.min_free_space
+        if wanted is None:
+            return False
+        disk = os.statvfs(self._archive.root)
+        return disk.f_bavail * disk.f_frsize < wanted
+
+    async def _look(self) -> None:
+        await self._retain()
+        config = self._archive.config
+        policies = [config.retention, *(each.retention for each in config.converters.values())]
+        if not any(policy is not None and policy.limits for policy in policies):
+            self._archive.alarms.pop(EARLY, None)
+            return
+        if any(row.work == "purge" for row in self._archive.reader.jobs.open()):
+            return
+        choice = await trio.to_thread.run_sync(self._choose)
+        early = [each for each in choice.chosen if each.is_early]
+        chosen = choice.chosen if self._is_told(len(early)) else [e for e in choice.chosen if not e.is_early]
+        if chosen:
+            rule = Rule.SIZE if any(each.is_early for each in chosen) else Rule.AGE
+            await self._purge(choice._replace(chosen=chosen, rule=rule))
+
+    def _choose(self) -> Choice:
+        with Archive.open_as_it_is(self._archive.root) as reading:
+            return choosing.by_policies(reading)
+
+    def _is_told(self, early: int) -> bool:
+        """Whether it was said before that entries go early; says it now."""
+        if not early:
+            self._archive.alarms.pop(EARLY, None)
+            return True
+        was_told = EARLY in self._archive.alarms
+        what = f"limits of size purge {early} entries before the days that retention promises are over"
+        log.warning("%s", what)
+        self._archive.alarms[EARLY] = f"{what}: archivefs retention forecast"
+        return was_told
+
+    async def _purge(self, choice: Choice) -> None:
+        number = await trio.to_thread.run_sync(self._plan, choice)
+        job = await self._committer.submit(CreateJob("purge", {"plan": number}))
+        log.info("retention: plan %d with %d entries is job %d", number, len(choice.chosen), job)
+        self._engine.look()
+
+    def _plan(self, choice: Choice) -> int:
+        with Archive.open_as_it_is(self._archive.root) as reading:
+            steps = plans.make(reading, choice, None)
+            try:
+                operations = next(steps)
+                while True:
+                    operations = steps.send(trio.from_thread.run(self._committer.submit_all, operations))
+            except StopIteration as end:
+                return int(end.value)
+
+    async def _retain(self) -> None:
+        """Note in the journal until when converters are retained, so that no one shortens it unseen."""
+        noted, config = self._archive.reader.purges.retained(), self._archive.config
+        for name in {*config.converters, *(total.converter for total in self._archive.reader.totals())}:
+            until = config.policy(name).retain_until
+            alarm = f"retention of {name}"
+            if until > noted.get(name, ""):
+                await self._committer.submit(Retain(name, until))
+            if until < noted.get(name, "") and until:
+                self._archive.alarms[alarm] = (
+                    f"retain_until is {until}, and stays {noted[name]}: it was longer"
+                )
+            else:
+                self._archive.alarms.pop(alarm, None)

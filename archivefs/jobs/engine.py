@@ -1,0 +1,223 @@
+"""The engine: jobs run one after the other, are paused, cancelled and gone on with after a stop.
+
+The same steps run under a mount, in a worker thread whose commits go through the committer, and in a command
+of its own where the archive is not mounted.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import trio
+
+from archivefs.archive import Archive
+from archivefs.background import give_way
+from archivefs.committer import Committer
+from archivefs.errors import ArchiveError, JobError
+from archivefs.events import JOB_ENDS, Actor, JobState
+from archivefs.jobs import job as jobs
+from archivefs.jobs.job import ChangeJob, CreateJob, Job, Progress, Result, Steps, Work
+from archivefs.transaction import Operation
+
+log = logging.getLogger(__name__)
+
+KEPT_MS = 30 * 86_400_000
+"""How long errors and results of a job that ended are kept."""
+Commit = Callable[[list[Operation[Any]]], list[Any]]
+"""Commits operations together; gives what each made, or the ``ArchiveError`` that undid it."""
+
+
+class _StoppedError(Exception):
+    """A job was paused or cancelled between two steps, or the mount ends."""
+
+    def __init__(self, state: JobState | None) -> None:
+        super().__init__(state)
+        self.state = state
+
+
+class Wanted:
+    """What somebody wants of the job that runs; may be set by any thread."""
+
+    def __init__(self) -> None:
+        self._state: JobState | None = None
+        self._event = threading.Event()
+
+    def stop(self, state: JobState | None) -> None:
+        """Stop at the next step: paused or cancelled, or None to go on with it after a restart."""
+        self._state = state
+        self._event.set()
+
+    def check(self) -> None:
+        """Between two steps."""
+        if self._event.is_set():
+            raise _StoppedError(self._state)
+
+
+def drive(steps: Steps, commit: Commit, check: Callable[[], object]) -> Result:
+    """Do the work. Raises what it raises, and what ``check`` raises between two steps."""
+    try:
+        operations = next(steps)
+        while True:
+            check()
+            operations = steps.send(commit(operations) if operations else [])
+    except StopIteration as end:
+        result: Result = end.value
+        return result
+    finally:
+        steps.close()
+
+
+def run(
+    archive: Archive,
+    job: Job,
+    work: Work,
+    commit: Commit,
+    wanted: Wanted,
+    check: Callable[[], object] = lambda: None,
+) -> JobState | None:
+    """A job from where it stands to its end; blocks. Returns its state, None where it goes on later."""
+
+    def between() -> None:
+        wanted.check()
+        check()
+
+    job.commit = commit
+    _note(commit, job.change(JobState.RUNNING))
+    try:
+        result = drive(work(archive, job), commit, between)
+    except _StoppedError as stopped:
+        if stopped.state is not None:
+            _note(commit, job.change(stopped.state))
+        return stopped.state
+    except (ArchiveError, OSError) as error:
+        log.error("job %d (%s) failed: %s", job.number, job.work, error)
+        _note(commit, job.change(JobState.FAILED, str(error)))
+        return JobState.FAILED
+    except Exception as error:
+        log.exception("job %d (%s) failed", job.number, job.work)
+        _note(commit, job.change(JobState.FAILED, f"a bug: {error!r}"))
+        return JobState.FAILED
+    job.keep_result(result)
+    _note(commit, job.change(JobState.DONE))
+    return JobState.DONE
+
+
+def _note(commit: Commit, operation: ChangeJob) -> None:
+    (outcome,) = commit([operation])
+    if isinstance(outcome, Exception):
+        raise outcome
+
+
+class Engine:
+    """The jobs of a mounted archive, one at a time in the order of their numbers."""
+
+    def __init__(self, archive: Archive, committer: Committer, works: Mapping[str, Work]) -> None:
+        self._archive = archive
+        self._committer = committer
+        self._works = works
+        self._wake = trio.Event()
+        self._running: tuple[Job, Wanted] | None = None
+
+    async def run(self) -> None:
+        """Go on with what a stop interrupted, then with what is asked for, until cancelled."""
+        while self._archive.writable:
+            self._wake = trio.Event()
+            waiting = [row for row in self._archive.reader.jobs.open() if row.state != JobState.PAUSED]
+            if waiting:
+                try:
+                    await self._one(Job(self._archive.root, waiting[0]))
+                except Exception:
+                    log.exception("job %d could not be run; it is tried again later", waiting[0].job)
+                    await trio.sleep(60)
+                continue
+            for number in self._archive.reader.jobs.ended_before(self._archive.now_ms() - KEPT_MS):
+                await trio.to_thread.run_sync(jobs.forget, self._archive.root, number)
+            await self._wake.wait()
+
+    async def _one(self, job: Job) -> None:
+        work, wanted = self._works.get(job.work), Wanted()
+        if work is None:
+            error = f"this archivefs knows no work {job.work!r}"
+            await self._committer.submit(job.change(JobState.FAILED, error))
+            return
+        self._running = job, wanted
+        try:
+            await trio.to_thread.run_sync(self._blocking, job, work, wanted)
+        finally:
+            self._running = None
+
+    def _blocking(self, job: Job, work: Work, wanted: Wanted) -> None:
+        """In a thread of its own, reading through a connection of its own.
+
+        Where the mount ends, the next step raises ``trio.Cancelled``, and the job goes on with the next one.
+        """
+        give_way()
+
+        def commit(operations: list[Operation[Any]]) -> list[Any]:
+            return trio.from_thread.run(self._committer.submit_all, operations)
+
+        with Archive.open_as_it_is(self._archive.root) as reading:
+            run(reading, job, work, commit, wanted, trio.from_thread.check_cancelled)
+
+    async def create(self, work: str, request: dict[str, Any], actor: Actor | None) -> int:
+        """Queue a job; returns its number. Raises ``ArchiveError``."""
+        number = await self._committer.submit(CreateJob(work, request, actor))
+        self._wake.set()
+        return number
+
+    def look(self) -> None:
+        """Jobs may have been queued."""
+        self._wake.set()
+
+    def progress(self, number: int) -> Progress | None:
+        """Of the job that runs."""
+        return self._running[0].progress if self._running and self._running[0].number == number else None
+
+    async def tell(self, number: int, word: str, actor: Actor | None) -> JobState:
+        """Pause, resume or cancel a job; returns the state that it has or comes into. Raises ``JobError``."""
+        row = jobs.get(self._archive, number)
+        change, state = decide(Job(self._archive.root, row), JobState(row.state), word, actor)
+        if self._running and self._running[0].number == number:
+            self._running[1].stop(state)
+        else:
+            await self._committer.submit(change)
+        self._wake.set()
+        return state
+
+
+WORDS: Mapping[str, tuple[JobState, frozenset[JobState]]] = {
+    "pause": (JobState.PAUSED, frozenset({JobState.QUEUED, JobState.RUNNING})),
+    "resume": (JobState.QUEUED, frozenset({JobState.PAUSED})),
+    "cancel": (JobState.CANCELLED, frozenset(JobState) - JOB_ENDS),
+}
+"""What may be said to a job: what it becomes, and from which states."""
+
+
+def decide(job: Job, state: JobState, word: str, actor: Actor | None) -> tuple[ChangeJob, JobState]:
+    """What a word makes of a job. Raises ``JobError`` naming what is allowed."""
+    if word not in WORDS:
+        raise JobError(f'"{word}" is no command for a job; these are: {", ".join(WORDS)}')
+    becomes, allowed = WORDS[word]
+    if state not in allowed:
+        raise JobError(f"job {job.number} is {state}: it cannot be made to {word}")
+    change = job.change(becomes)
+    change.actor = actor
+    return change, becomes
+
+
+def run_here(
+    archive: Archive, number: int, works: Mapping[str, Work], show: Callable[[Progress], None], wanted: Wanted
+) -> JobState | None:
+    """Run a job in this process, which has the archive open for writing; blocks.
+
+    ``show`` is called after each step. Raises ``JobError``.
+    """
+    job = Job(archive.root, jobs.get(archive, number))
+
+    def commit(operations: list[Operation[Any]]) -> list[Any]:
+        outcomes, _ = archive.commit(operations)
+        show(job.progress)
+        return outcomes
+
+    return run(archive, job, works[job.work], commit, wanted)

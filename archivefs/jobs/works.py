@@ -1,0 +1,86 @@
+"""The kinds of long work, each as the steps of a job."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from archivefs.archive import Archive
+from archivefs.errors import ArchiveError
+from archivefs.jobs import repack as repacking
+from archivefs.jobs.job import Job, Steps, Work
+from archivefs.query import parse
+from archivefs.retention import purge as purging
+from archivefs.verify.findings import Severity
+from archivefs.verify.verify import Scope, verify
+
+DONE = "done"
+
+
+def purge(archive: Archive, job: Job) -> Steps:
+    """Carry out a plan; what is purged already is left out, so it goes on after a stop."""
+
+    def progress(done: int, total: int) -> None:
+        job.progress.done, job.progress.total = done, total
+
+    steps = purging.carry_out(archive, int(job.request["plan"]), job.actor, progress)
+    result = yield from steps
+    job.progress.done, job.progress.skipped = result.purged, len(result.kept)
+    for id_, why in result.kept:
+        job.error(id=id_, error=why)
+    return {"plan": result.plan, "purged": result.purged, "freed": result.freed, "kept": len(result.kept)}
+
+
+def verification(archive: Archive, job: Job) -> Steps:
+    """Verify part by part; the parts that were read are remembered."""
+    parts = max(int(archive.reader.content_bytes() >> 28), 1)
+    position = job.position() or {"parts": parts, "part": 0, "records": 0, "bytes": 0, "findings": {}}
+    parts = position["parts"]
+    job.progress.total = parts
+    while position["part"] < parts:
+        scope = Scope(
+            sample=job.request.get("sample", 100.0), part=position["part"], parts=parts, background=True
+        )
+        report = verify(archive, scope)
+        for finding in report.findings:
+            if finding.severity >= Severity.WARNING and (position["part"] == 0 or "record" in finding.check):
+                job.error(severity=finding.severity.name.lower(), check=finding.check, where=finding.where,
+                          error=finding.what, remedy=finding.remedy)  # fmt: skip
+        found: dict[str, int] = position["findings"]
+        for word, count in report.counts().items():
+            found[word] = found.get(word, 0) + count
+        position |= {
+            "part": position["part"] + 1, "records": position["records"] + report.records,
+            "bytes": position["bytes"] + report.bytes,
+        }  # fmt: skip
+        job.remember(position)
+        job.progress.done = position["part"]
+        yield []
+    return {key: position[key] for key in ("records", "bytes", "findings")}
+
+
+def repack(archive: Archive, job: Job) -> Steps:
+    """Repack day by day; a day that is repacked is not chosen again."""
+    words = list(job.request.get("query", []))
+    query = parse(words, archive.zone) if words else None
+    done: list[dict[str, Any]] = job.position().get(DONE, [])
+    groups = repacking.groups(archive, query, everything=False)
+    job.progress.total = len(done) + len(groups)
+    job.progress.done = len(done)
+    for group in groups:
+        yield []
+        try:
+            result = repacking.repack(archive, group, job.commit_one)
+        except (ArchiveError, OSError) as error:
+            job.progress.failed += 1
+            job.error(group=group.base, error=str(error))
+            continue
+        done.append({"group": group.base, **msgspec.to_builtins(result._asdict())})
+        job.progress.done += 1
+        job.remember({DONE: done})
+    return {"groups": done, "before": sum(each["before"] for each in done),
+            "after": sum(each["after"] for each in done)}  # fmt: skip
+
+
+WORKS: Mapping[str, Work] = {"purge": purge, "verify": verification, "repack": repack}
+"""By the word that a job has for it."""

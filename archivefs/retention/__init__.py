@@ -1,0 +1,1 @@
+"""What is purged, what must not be, and how its bytes go."""

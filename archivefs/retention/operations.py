@@ -1,0 +1,153 @@
+"""What a purge and a hold are in the journal."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from archivefs.errors import RetentionError
+from archivefs.events import (
+    Actor,
+    HoldAdded,
+    HoldCovered,
+    HoldReleased,
+    Planned,
+    PurgeBegun,
+    Purged,
+    PurgeEnded,
+    Purging,
+    Retained,
+)
+from archivefs.retention.gate import Gate, Rule
+from archivefs.transaction import Operation, Transaction
+
+COVERED = 2000
+"""Entries in one event of a hold."""
+
+
+@dataclass
+class MakePlan(Operation[int | None]):
+    """Say what a plan lists, whose file is durable; returns its number, None where that is taken by now."""
+
+    event: Planned
+
+    def run(self, txn: Transaction) -> int | None:
+        """One event, or none."""
+        if any(isinstance(each, Planned) for each in txn.events) or txn.reader.purges.plan(self.event.plan):
+            return None
+        txn.record(self.event)
+        return self.event.plan
+
+
+@dataclass
+class BeginPurge(Operation[None]):
+    """From now on a plan is carried out."""
+
+    plan: int
+    actor: Actor | None = None
+
+    def run(self, txn: Transaction) -> None:
+        """One event. Raises ``RetentionError``."""
+        row = txn.reader.purges.plan(self.plan)
+        if row is None or row.begun_ms:
+            state = "unknown" if row is None else row.state
+            raise RetentionError(f"plan {self.plan} cannot be applied: it is {state}")
+        txn.record(PurgeBegun(plan=self.plan, actor=self.actor))
+
+
+@dataclass
+class Purge(Operation[list[tuple[str, str]]]):
+    """Let entries of a plan go, but those that something protects by now; returns these, and what does."""
+
+    plan: int
+    entries: Sequence[Purging]
+    rule: Rule
+
+    def run(self, txn: Transaction) -> list[tuple[str, str]]:
+        """One event, or none."""
+        gate, going, kept = Gate(txn.reader, txn.config, txn.now_ms), list[Purging](), list[tuple[str, str]]()
+        for each in self.entries:
+            entry = txn.entry(each.id)
+            facts = txn.reader.purges.facts(entry.n)
+            assert facts is not None
+            found = gate.protections(facts, self.rule)
+            if txn.state(each.id)[0] is not entry.status:
+                found.append("it changes right now")
+            if found:
+                kept.append((each.id, found[0]))
+            else:
+                going.append(each)
+        if going:
+            txn.record(Purged(plan=self.plan, entries=going))
+        return kept
+
+
+@dataclass
+class EndPurge(Operation[None]):
+    """Say that the bytes of a plan are gone."""
+
+    plan: int
+    freed: int
+    kept: int
+
+    def run(self, txn: Transaction) -> None:
+        """One event."""
+        row = txn.reader.purges.plan(self.plan)
+        assert row is not None
+        txn.record(PurgeEnded(plan=self.plan, entries=row.purged, bytes=self.freed, kept=self.kept))
+
+
+@dataclass
+class AddHold(Operation[None]):
+    """Protect entries from now on. ``query``: as it was given; ``last``: the id of the newest entry."""
+
+    name: str
+    query: str
+    reason: str
+    ids: Sequence[str]
+    last: str
+    future: bool
+    actor: Actor | None = None
+
+    def run(self, txn: Transaction) -> None:
+        """One group: a stop leaves no hold, or one that covers everything. Raises ``RetentionError``."""
+        names = {row.name for row in txn.reader.purges.holds()}
+        names |= {event.hold for event in txn.events if isinstance(event, HoldAdded)}
+        if self.name in names:
+            raise RetentionError(f'a hold "{self.name}" was there already; names of holds are not used again')
+        txn.record(
+            HoldAdded(
+                hold=self.name, query=self.query, reason=self.reason, last=self.last, future=self.future,
+                actor=self.actor,
+            )
+        )  # fmt: skip
+        for start in range(0, len(self.ids), COVERED):
+            txn.record(HoldCovered(hold=self.name, ids=list(self.ids[start : start + COVERED])))
+
+
+@dataclass
+class ReleaseHold(Operation[None]):
+    """Let a hold protect nothing any more."""
+
+    name: str
+    reason: str
+    actor: Actor | None = None
+
+    def run(self, txn: Transaction) -> None:
+        """One event. Raises ``RetentionError``."""
+        known = {row.name: row for row in txn.reader.purges.holds()}
+        if self.name not in known or known[self.name].released_ms:
+            active = ", ".join(name for name, row in known.items() if not row.released_ms) or "none"
+            raise RetentionError(f'no hold "{self.name}" holds anything; these do: {active}')
+        txn.record(HoldReleased(hold=self.name, reason=self.reason, actor=self.actor))
+
+
+@dataclass
+class Retain(Operation[None]):
+    """Note until when a converter is retained, where that is later than what was noted."""
+
+    converter: str
+    until: str
+
+    def run(self, txn: Transaction) -> None:
+        """One event, or none."""
+        if self.until > txn.reader.purges.retained().get(self.converter, ""):
+            txn.record(Retained(converter=self.converter, until=self.until))

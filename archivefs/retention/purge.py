@@ -1,0 +1,92 @@
+"""A plan carried out: the journal says what goes, then it goes. Whatever stops it, it is gone on with.
+
+The order: the purge begins (one event); entries leave the tree (an event for some hundreds of them); their
+bytes are cleared and the segments synced, or removed where nothing else is in them; the purge ends (one
+event). What was begun is found by ``unfinished``, and doing any of it again changes nothing.
+"""
+
+from collections.abc import Callable, Generator
+from itertools import islice
+from typing import Any, NamedTuple
+
+from archivefs.archive import Archive
+from archivefs.events import Actor, Status
+from archivefs.operations import RemoveSegments
+from archivefs.retention import plans
+from archivefs.retention.operations import BeginPurge, EndPurge, Purge
+from archivefs.store import holes
+from archivefs.transaction import Operation
+
+BATCH = 250
+"""Entries of one commit: about 15 ms in which nothing else is committed (tools/bench, purge)."""
+
+
+class Result(NamedTuple):
+    """What a purge did: entries, bytes that the disk got back, and entries that were kept and why."""
+
+    plan: int
+    purged: int
+    freed: int
+    kept: list[tuple[str, str]]
+
+
+Progress = Callable[[int, int], None]
+"""Called with the entries that are done, and all of them."""
+PurgeSteps = Generator[list[Operation[Any]], list[Any], Result]
+
+
+def carry_out(
+    archive: Archive, plan: int, actor: Actor | None, progress: Progress = lambda done, total: None
+) -> PurgeSteps:
+    """Purge what a plan lists: all of it, or nothing where something in it is protected now.
+
+    What comes to be protected when the purge has begun is kept, and told. Raises ``RetentionError``,
+    ``OSError``; where that happens after the beginning, it goes on with the next call.
+    """
+    row = plans.get(archive, plan)
+    entries = list(plans.listed(archive.root, row))
+    if not row.begun_ms:
+        plans.check(archive, row, entries)
+        _made((yield [BeginPurge(plan, actor)]))
+    rule, kept = plans.rule_of(row, entries), list[tuple[str, str]]()
+    waiting = iter([each for each in entries if not _is_purged(archive, each.id)])
+    done = len(entries)
+    left = [*waiting]
+    done -= len(left)
+    queue = iter(left)
+    while batch := [plans.purging(each) for each in islice(queue, BATCH)]:
+        (found,) = _made((yield [Purge(plan, batch, rule)]))
+        kept += found
+        done += len(batch)
+        progress(done, len(entries))
+    freed = 0
+    for segment in archive.reader.purges.segments_of(plan):
+        freed += yield from _clear(archive, segment)
+    _made((yield [EndPurge(plan, freed, len(kept))]))
+    plans.discard(archive.root, plan)
+    done_row = plans.get(archive, plan)
+    return Result(plan, done_row.purged, freed, kept)
+
+
+def _is_purged(archive: Archive, id_: str) -> bool:
+    entry = archive.reader.by_id(id_)
+    return entry is None or entry.status is Status.PURGED
+
+
+def _clear(archive: Archive, segment: str) -> Generator[list[Operation[Any]], list[Any], int]:
+    """Let the bytes of a segment go; how many the disk got back."""
+    path, found = archive.root / "content" / segment, archive.reader.purges.segment_holes(segment)
+    before = holes.allocated([path])
+    if plans.is_removable(archive, segment, found):
+        (gone,) = _made((yield [RemoveSegments([segment])]))
+        if gone:
+            return before
+    holes.punch(path, found)
+    return before - holes.allocated([path])
+
+
+def _made(outcomes: list[Any]) -> list[Any]:
+    for each in outcomes:
+        if isinstance(each, Exception):
+            raise each
+    return outcomes
