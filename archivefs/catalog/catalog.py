@@ -17,7 +17,7 @@ import apsw
 import msgspec
 
 from archivefs import names
-from archivefs.catalog import jobs, naming, outbox, purging
+from archivefs.catalog import naming, notes, outbox, purging
 from archivefs.catalog.connection import connect, fill_in_one_go
 from archivefs.errors import OtherSchemaError
 from archivefs.events import (
@@ -27,37 +27,19 @@ from archivefs.events import (
     AttemptFinished,
     AttemptStarted,
     Captured,
-    CodeKept,
-    Configured,
     Content,
-    Created,
     DeliveryAttempted,
     DeliveryDecided,
-    DictionaryTrained,
     Dropped,
-    HoldAdded,
-    HoldCovered,
-    HoldReleased,
-    JobChanged,
-    JobCreated,
     Location,
     Move,
-    Planned,
-    PurgeBegun,
     Purged,
-    PurgeEnded,
-    Rebuilt,
     Repacked,
-    Repaired,
-    Retained,
     Retried,
     Routed,
     SegmentsRemoved,
     Status,
-    TailCut,
-    TailDropped,
     Touched,
-    Verified,
     Voided,
 )
 from archivefs.routing import UNROUTED
@@ -134,9 +116,9 @@ class Catalog:
             schema = importlib.resources.files("archivefs.catalog").joinpath("schema.sql").read_text()
             with self.transaction():
                 self.db.execute(schema)
-                self._set_meta("schema", SCHEMA_VERSION)
-                self._set_meta("applied_seq", 0)
-                self._set_meta("applied_sha256", "0" * 64)
+                notes.set_meta(self.db, "schema", SCHEMA_VERSION)
+                notes.set_meta(self.db, "applied_seq", 0)
+                notes.set_meta(self.db, "applied_sha256", "0" * 64)
         found = self._meta("schema")
         if found != SCHEMA_VERSION:
             self.db.close()
@@ -180,9 +162,6 @@ class Catalog:
         except apsw.SQLError:
             return None
 
-    def _set_meta(self, key: str, value: object) -> None:
-        self.db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
-
     @property
     def applied(self) -> tuple[int, str]:
         """Number and hash of the last journal line that is in the catalog."""
@@ -205,8 +184,8 @@ class Catalog:
             for event in batch:
                 changes.extend(self.apply(event))
             if batch:
-                self._set_meta("applied_seq", batch[-1].seq)
-                self._set_meta("applied_sha256", head_sha256)
+                notes.set_meta(self.db, "applied_seq", batch[-1].seq)
+                notes.set_meta(self.db, "applied_sha256", head_sha256)
         return changes
 
     def apply(self, event: AnyEvent) -> list[Change]:
@@ -236,47 +215,14 @@ class Catalog:
             case DeliveryDecided():
                 outbox.decided(self.db, event)
                 return self._unmoved(event.id)
-            case DictionaryTrained():
-                self.db.execute(
-                    "INSERT INTO dictionaries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (event.number, event.name, event.converter, event.content, event.samples, event.size,
-                     event.sha256, event.day, event.seq),
-                )  # fmt: skip
-            case CodeKept():
-                self.db.execute(
-                    "INSERT OR IGNORE INTO code VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                    (event.converter, event.sha256, event.size, event.files, event.run, event.distribution,
-                     event.version, event.seq),
-                )  # fmt: skip
             case Repacked():
                 return self._repacked(event)
             case Purged():
                 return self._purged(event)
-            case (
-                Planned()
-                | PurgeBegun()
-                | PurgeEnded()
-                | HoldAdded()
-                | HoldCovered()
-                | HoldReleased()
-                | Retained()
-            ):
-                purging.apply(self.db, event)
             case SegmentsRemoved():
                 self._gone(event.segments)
-            case JobCreated() | JobChanged():
-                jobs.apply(self.db, event)
-            case Created():
-                self._set_meta("timezone", event.timezone)
-                self._set_meta("format", event.format)
-            case Configured():
-                self._set_meta("config_before", event.before)
-                self._set_meta("config_after", event.after)
-            case Verified():
-                self._set_meta("verified_at", event.at)
-                self._set_meta("verified_part", event.part)
-            case TailCut() | TailDropped() | Repaired() | Rebuilt():
-                pass
+            case _:
+                notes.apply(self.db, event)
         return []
 
     # -- entries ---------------------------------------------------------------------------------------

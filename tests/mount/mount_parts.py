@@ -22,7 +22,7 @@ from archivefs import archive as archives
 from archivefs.archive import Archive
 from archivefs.catalog.reader import Reader
 from archivefs.catalog.rows import Entry
-from archivefs.events import FINAL
+from archivefs.events import FINAL, Status
 from archivefs.verify.findings import Severity
 from archivefs.verify.verify import Scope, verify
 
@@ -371,7 +371,7 @@ class Mounted:
             bad_ones = [each for each in findings if each.severity > Severity.NOTICE]
             assert self.damaged or bad_ones == []
             for row in archive.reader.all_after(0, 10**6):
-                if row.id in self.damaged:
+                if row.id in self.damaged or row.status is Status.PURGED:
                     continue
                 assert archive.content.sha256(archive.reader.location(row), row.size) == row.sha256, row.id
 

@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "archivefs"
 LAYERS = [
-    ("attributes", "background", "errors", "events", "names", "policies", "reports"),
+    ("attributes", "background", "errors", "events", "names", "reports"),
+    ("policies",),
     ("config", "folders", "helper"),
     ("query", "routing"),
     ("store", "catalog"),
