@@ -29,7 +29,7 @@ run = "command:true"
 run = "command:true"
 """
 LETTERS = [
-    *"abBsiIK01-_.()*?[]!:%\"' ", "ss", "fi", 
+    *"abBsiIK01-_.()*?[]!:%\"' ", "ss", "fi",
     "\N{LATIN SMALL LETTER SHARP S}", "\N{LATIN CAPITAL LETTER SHARP S}",
     "\N{LATIN SMALL LETTER LONG S}", "\N{KELVIN SIGN}", "\N{LATIN CAPITAL LETTER I WITH DOT ABOVE}",
     "\N{GREEK SMALL LETTER SIGMA}", "\N{GREEK SMALL LETTER FINAL SIGMA}", "\N{LATIN SMALL LIGATURE FI}",
