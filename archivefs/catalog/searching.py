@@ -28,6 +28,8 @@ class Search(NamedTuple):
     where: str
     values: Sequence[object]
     newest_first: bool
+    within: tuple[int, int] = ALL
+    """The first and last number that can be wanted, where the order of days is that of capture."""
 
     @property
     def order(self) -> str:
@@ -39,7 +41,9 @@ class Search(NamedTuple):
         return f"?{len(self.values) + number}"
 
 
-def search(db: apsw.Connection, query: Query, *, newest_first: bool) -> Iterator[Entry]:
+def search(
+    db: apsw.Connection, query: Query, *, newest_first: bool, behind: tuple[int, int] | None = None
+) -> Iterator[Entry]:
     """The entries that a query selects, day by day, in a day in the order of capture.
 
     With a term about converter, status or time only those days, converters and statuses are looked at that
@@ -48,9 +52,13 @@ def search(db: apsw.Connection, query: Query, *, newest_first: bool) -> Iterator
 
     Where an index knows of another term which entries can fit it, and these are few, only they are looked at;
     many are looked at one by one, unless the places have fewer.
+
+    ``behind``: day and number of an entry; only what comes after it.
     """
     wanted = Search(db, *compile_terms(query.terms), newest_first)
     places = _places(wanted, query.terms)
+    if behind is not None:
+        wanted, places = _behind(wanted, places, *behind)
     return (Entry(*row) for row in islice(_rows(wanted, query, places), query.limit))
 
 
@@ -67,11 +75,36 @@ def _places(wanted: Search, terms: Sequence[Term]) -> list[Place] | None:
     return list(found)
 
 
+def selects(db: apsw.Connection, query: Query, n: int) -> bool:
+    """Whether an entry fits all terms of a query."""
+    where, values = compile_terms(query.terms)
+    sql = f"SELECT 1 FROM entries NOT INDEXED WHERE n = ?{len(values) + 1} AND {where}"
+    return db.execute(sql, (*values, n)).get is not None
+
+
+def _behind(
+    wanted: Search, places: list[Place] | None, day: int, n: int
+) -> tuple[Search, list[Place] | None]:
+    """The same search, of what comes after an entry."""
+    sign, first, second = "<" if wanted.newest_first else ">", wanted.value(1), wanted.value(2)
+    if places is None:
+        where, values = f"{wanted.where} AND n {sign} {first}", [*wanted.values, n]
+    else:
+        where = f"{wanted.where} AND (day, n) {sign} ({first}, {second})"
+        values = [*wanted.values, day, n]
+        places = [place for place in places if (place[1] <= day if wanted.newest_first else place[1] >= day)]
+    last = (0, n - 1) if wanted.newest_first else (n + 1, ALL[1])
+    return wanted._replace(where=where, values=values, within=last), places
+
+
 def _rows(wanted: Search, query: Query, places: list[Place] | None) -> Iterator[Any]:
     inside = _last(wanted.db) if places is None else sum(place[3] for place in places)
     if inside > FEW:
         is_in_order = places is None or _days_are_in_order(wanted.db)
-        within = _within(wanted.db, places) if places and is_in_order else ALL
+        within = wanted.within if is_in_order else ALL
+        if places and is_in_order:
+            first, last = _within(wanted.db, places)
+            within = max(within[0], first), min(within[1], last)
         asked = Asked(wanted.db, wanted.newest_first, within)
         found = []
         for each in (candidates.of(asked, term) for term in query.terms):

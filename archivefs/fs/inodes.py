@@ -3,7 +3,7 @@
 The same file has the same number in every view and after every remount; a directory has one for each place it
 is shown in. A number has 64 bits, the top bit is never set::
 
-    FIXED     0 | number                                   root and what lies in it
+    FIXED     0 | query 28 | number 32                     root and what lies in it; or a query in search/
     LEVEL     1 | view 6 | depth 6 | converter 16 | day 24 | status 8
     ENTRY     2 | n 32 | 0            | view 14            an entry's directory
     ATTEMPTS  3 | n 32 | 0            | view 14            its attempts/
@@ -40,6 +40,8 @@ class Fixed(IntEnum):
     STATS = 3
     BY_ID = 4
     HEALTH = 5
+    SEARCH = 6
+    SEARCH_README = 7
     CONTROL = 16
 
 
@@ -58,6 +60,8 @@ MAX_ATTEMPT = (1 << 14) - 1
 MAX_REPORT = (1 << 14) - 1 - Slot.REPORT
 BY_ID_VIEW = 63
 """The view number of entries under by-id/."""
+QUERY_VIEW = 64
+"""From here on view numbers are those of queries."""
 
 
 class Place(NamedTuple):
@@ -112,6 +116,21 @@ def member_parts(ino: int) -> tuple[int, int]:
 def parts(ino: int) -> tuple[int, int, int]:
     """``(n, attempt, view or slot)`` of an entry's directory or file."""
     return ino >> 28 & 0xFFFFFFFF, ino >> 14 & 0x3FFF, ino & 0x3FFF
+
+
+def query(counter: int) -> int:
+    """The number of the ``counter``-th query (from 1) that this mount met."""
+    return Kind.FIXED << 60 | (counter & 0xFFFFFFF) << 32
+
+
+def query_counter(ino: int) -> int:
+    """Which query that is, 0 for none."""
+    return ino >> 32 & 0xFFFFFFF
+
+
+def query_view(counter: int) -> int:
+    """The view number of the entries of a query."""
+    return QUERY_VIEW + counter % ((1 << 14) - QUERY_VIEW)
 
 
 def inbox(counter: int) -> int:
