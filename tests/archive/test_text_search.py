@@ -205,6 +205,25 @@ def test_what_many_have_and_nobody_has(
     )
 
 
+@pytest.mark.parametrize("terms", [
+    [], [("text", "timeout")], [("status", "failed")], [("name", "*unit*"), ("converter", "log")],
+    [("version", "2.0"), ("status", "failed")], [("name", "*i*")],
+])  # fmt: skip
+@pytest.mark.parametrize("newest_first", [True, False])
+def test_pages_one_after_the_other_are_the_whole(
+    filled: Archive, terms: list[tuple[str, str]], *, newest_first: bool
+) -> None:
+    whole = found(filled, terms, newest_first=newest_first)
+    query = parse([f"{key}={value}" for key, value in [*terms, ("limit", "97")]], filled.zone)
+    pages: list[int] = []
+    behind: tuple[int, int] | None = None
+    while page := list(filled.reader.search(query, newest_first=newest_first, behind=behind)):
+        pages += [row.n for row in page]
+        behind = page[-1].day, page[-1].n
+    assert pages == whole
+    assert len(whole) > 97
+
+
 def test_hundreds_of_names_in_one_query(filled: Archive) -> None:
     rows = model(filled)
     value = ",".join(f"absent-{number}*" for number in range(499)) + ",*unit*"
