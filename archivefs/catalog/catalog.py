@@ -120,6 +120,8 @@ class Catalog:
         fresh = self.db.execute("SELECT count(*) FROM sqlite_schema").get == 0
         self._segments: dict[str, int] = {}
         self._converters: dict[str, int] = {}
+        self._latest = -1, 0
+        """Number and day of the entry that was captured last."""
         if fresh:
             schema = importlib.resources.files("archivefs.catalog").joinpath("schema.sql").read_text()
             with self.transaction():
@@ -301,8 +303,11 @@ class Catalog:
 
     def _turns_back(self, n: int, day: int) -> bool:
         """Whether the clock was set back over midnight since the entry before."""
-        before = self.db.execute("SELECT day FROM entries WHERE n = ?", (n - 1,)).get
-        return before is not None and day < before
+        before_n, before = self._latest
+        if before_n != n - 1:  # after opening, or after a transaction that failed
+            before = self.db.execute("SELECT day FROM entries WHERE n = ?", (n - 1,)).get or 0
+        self._latest = n, day
+        return day < before
 
     def _twin(self, captured_ms: int, digits: str, name: bytes, converter_id: int, day: int) -> int:
         return naming.twin(self.db, ZoneInfo(self.timezone), captured_ms, digits, name, converter_id, day)
