@@ -46,7 +46,7 @@ def search(
 ) -> Iterator[Entry]:
     """The entries that a query selects, day by day, in a day in the order of capture.
 
-    With a term about converter, status or time only those days, converters and statuses are looked at that
+    With a term about converter, status, time or reports only those days, converters and statuses are looked at that
     the totals name, each by its index; so the first entries come at once, and that there is none, too.
     Without, the order is that of capture.
 

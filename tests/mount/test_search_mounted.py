@@ -88,6 +88,7 @@ def test_an_entry_there_is_as_everywhere(station: Mounted) -> None:
         assert (folder / name).stat().st_ino == (other / name).stat().st_ino
     assert folder.stat().st_ino != other.stat().st_ino
     assert os.getxattr(folder, "user.archivefs.id") == row.id.encode()
+    assert (folder.parent / row.id / "bad.csv").read_bytes() == (other / "bad.csv").read_bytes()
 
 
 @pytest.mark.parametrize("name", ODD)
