@@ -47,7 +47,7 @@ def search(
     """The entries that a query selects, day by day, in a day in the order of capture.
 
     With a term about converter, status, time or reports only those days, converters and statuses are looked
-    at that the totals name, each by its index; so the first entries come at once, and that there is none, too.
+    at that the totals name, each by its index; so the first entries come at once, and that there is none.
     Without, the order is that of capture.
 
     Where an index knows of another term which entries can fit it, and these are few, only they are looked at;
