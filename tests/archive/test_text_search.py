@@ -19,7 +19,7 @@ from archivefs.events import Outcome
 from archivefs.operations import BeginAttempt, FinishAttempt
 from archivefs.query import parse
 
-COUNT = 3 * candidates.FEW + 10
+COUNT = 6 * candidates.FEW + 10
 TOML = """\
 schema_version = 1
 timezone = "UTC"
