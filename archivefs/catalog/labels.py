@@ -4,7 +4,8 @@ There two can have one label. The first of the archive has it, the others have t
 same whatever else is shown.
 """
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Sequence, Set
 from zoneinfo import ZoneInfo
 
 import apsw
@@ -16,9 +17,8 @@ from archivefs.catalog.rows import Entry, label
 def names_of(db: apsw.Connection, entries: Sequence[Entry], zone: ZoneInfo) -> list[bytes]:
     """The name of each entry."""
     firsts: dict[bytes, int] = {}
-    for digits in {entry.hex for entry in entries}:
-        for n, each in _labels(db, digits, zone):
-            firsts[each] = min(n, firsts.get(each, n))
+    for n, each in _labels(db, {entry.hex for entry in entries}, zone):
+        firsts[each] = min(n, firsts.get(each, n))
     labels = [entry.label(zone) for entry in entries]
     return [
         each if firsts[each] == entry.n else entry.id.encode()
@@ -32,9 +32,13 @@ def number_of(db: apsw.Connection, name: bytes, zone: ZoneInfo) -> int | None:
     parts = names.parse_entry_label(name)
     if n is not None or parts is None:
         return n
-    return min((n for n, each in _labels(db, parts[1], zone) if each == name), default=None)
+    return min((n for n, each in _labels(db, {parts[1]}, zone) if each == name), default=None)
 
 
-def _labels(db: apsw.Connection, digits: str, zone: ZoneInfo) -> Iterator[tuple[int, bytes]]:
-    rows = db.execute("SELECT n, captured_ms, name, twin FROM entries WHERE hex = ?", (digits,))
-    return ((n, label(captured_ms, zone, digits, name, twin)) for n, captured_ms, name, twin in rows)
+def _labels(db: apsw.Connection, digits: Set[str], zone: ZoneInfo) -> Iterator[tuple[int, bytes]]:
+    """Number and label of all entries whose SHA-256 begins so."""
+    rows = db.execute(
+        "SELECT n, captured_ms, hex, name, twin FROM entries WHERE hex IN (SELECT value FROM json_each(?))",
+        (json.dumps(list(digits)),),
+    )
+    return ((n, label(captured_ms, zone, *rest)) for n, captured_ms, *rest in rows)
