@@ -142,19 +142,21 @@ def apply(db: apsw.Connection, event: Event) -> None:
             )
 
 
-def purged(db: apsw.Connection, event: Purged) -> Iterator[tuple[int, str, int, int, int, int, int]]:
-    """Let entries go; ``(n, id, converter_id, day, status before, size, length)`` of each that was there."""
+def purged(db: apsw.Connection, event: Purged) -> Iterator[tuple[int, str, int, int, int, int, int, int]]:
+    """Let entries go; of each that was there number, id, converter, day, status before, size, length of its
+    record, and whether it had a report.
+    """
     at_ms = _milliseconds(event)
     count = 0
     for each in event.entries:
         row = db.execute(
-            "SELECT n, id, converter_id, day, status, size, length, segment_id, offset FROM entries"
-            " WHERE id = ?",
+            "SELECT n, id, converter_id, day, status, size, length, reports > 0, segment_id, offset"
+            " FROM entries WHERE id = ?",
             (each.id,),
         ).get
         if row is None or row[4] == _PURGED:
             continue
-        n, *_, status, _, length, segment_id, offset = row
+        n, *_, status, _, length, _, segment_id, offset = row
         db.execute("INSERT INTO purged VALUES (?, ?, ?, ?, ?)", (n, event.plan, status, each.why, at_ms))
         db.execute(
             "INSERT OR IGNORE INTO holes VALUES (?, ?, ?, ?)", (segment_id, offset, length, event.plan)
@@ -176,7 +178,7 @@ def purged(db: apsw.Connection, event: Purged) -> Iterator[tuple[int, str, int, 
         )
         _drop_unsent(db, n)
         count += 1
-        yield row[:7]
+        yield row[:8]
     db.execute("UPDATE plans SET purged = purged + ? WHERE plan = ?", (count, event.plan))
 
 

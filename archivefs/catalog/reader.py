@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 import apsw
 
 from archivefs import names
-from archivefs.catalog import conditions, searching
+from archivefs.catalog import conditions, labels, searching
 from archivefs.catalog.catalog import DROP_REASON, VOID_REASON, day_number, day_text, status_number
 from archivefs.catalog.connection import connect
 from archivefs.catalog.jobs import JobReader
@@ -249,15 +249,30 @@ class Reader:
         ).get
         return due
 
+    def search(
+        self, query: Query, *, newest_first: bool = True, behind: tuple[int, int] | None = None
+    ) -> Iterator[Entry]:
+        """The entries that a query selects, day by day, in a day in the order of capture.
+
+        ``behind``: day and number of an entry; only those after it.
+        """
+        return searching.search(self.db, query, newest_first=newest_first, behind=behind)
+
     def selects(self, query: Query, n: int) -> bool:
         """Whether a query selects entry number ``n``; its limit does not count."""
-        where, values = conditions.compile_terms(query.terms)
-        sql = f"SELECT 1 FROM entries WHERE {where} AND n = ?{len(values) + 1}"
-        return self.db.execute(sql, (*values, n)).get is not None
+        return searching.selects(self.db, query, n)
 
-    def search(self, query: Query, *, newest_first: bool = True) -> Iterator[Entry]:
-        """The entries that a query selects, day by day, in a day in the order of capture."""
-        return searching.search(self.db, query, newest_first=newest_first)
+    def named_page(
+        self, query: Query, zone: ZoneInfo, behind: tuple[int, int] | None
+    ) -> list[tuple[Entry, bytes]]:
+        """The newest of them, and their names where entries of all converters and days are together."""
+        found = list(self.search(query, behind=behind))
+        return list(zip(found, labels.names_of(self.db, found, zone), strict=True))
+
+    def named(self, query: Query, zone: ZoneInfo, name: bytes) -> Entry | None:
+        """The one of them that has this name there."""
+        n = labels.number_of(self.db, name, zone)
+        return self.entry(n) if n is not None and searching.selects(self.db, query, n) else None
 
     # -- parts of an entry -----------------------------------------------------------------------------
 

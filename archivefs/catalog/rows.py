@@ -45,6 +45,7 @@ class Entry(NamedTuple):
     length: int
     confidence: float
     members: int
+    reports: int
 
     @property
     def status(self) -> Status:

@@ -6,7 +6,9 @@ CREATE TABLE meta (
     key   TEXT PRIMARY KEY,        -- schema: version of this file; applied_seq, applied_sha256: last journal line
     value ANY NOT NULL             --   that is in here; timezone, format: of the archive; verified_at, verified_part: of
                                    --   the last scheduled verification (UTC; from 1); config_before, config_after:
-                                   --   SHA-256 of archive.toml before and after its last change that was noted
+                                   --   SHA-256 of archive.toml before and after its last change that was noted;
+                                   --   turned_back: the last entry (n) whose day is before that of the one before it, 0
+                                   --   for none: then the order of capture is that of days
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE converters (
@@ -77,7 +79,8 @@ CREATE TABLE entries (
     length       INTEGER NOT NULL,    -- length of the whole record
     confidence   REAL NOT NULL,       -- of the converter that it was given after its capture, from 0 to 1; -1: none was.
                                       --   The record of such a source may lie in a segment of `unrouted`
-    members      INTEGER NOT NULL     -- how many files and folders are in a source that is a folder; 0: it is a file
+    members      INTEGER NOT NULL,    -- how many files and folders are in a source that is a folder; 0: it is a file
+    reports      INTEGER NOT NULL     -- how many reports its attempts made, all together
 ) STRICT;
 
 CREATE TABLE members (              -- what is in sources that are folders
@@ -91,12 +94,14 @@ CREATE TABLE members (              -- what is in sources that are folders
     PRIMARY KEY (n, ordinal)
 ) STRICT, WITHOUT ROWID;
 
--- one page of any directory of entries
-CREATE INDEX entries_by_place ON entries (converter_id, day, status, n);
+-- one page of any directory of entries; and which of them have a report
+CREATE INDEX entries_by_place ON entries (converter_id, day, status, n, reports);
 -- an entry by its directory name, and by the beginning of its SHA-256
 CREATE INDEX entries_by_hex ON entries (hex, captured_ms);
 -- a source by its name in sources/
 CREATE UNIQUE INDEX entries_by_flat_name ON entries (converter_id, day, flat_name);
+-- the largest, and the empty ones
+CREATE INDEX entries_by_size ON entries (size);
 -- sources in the segments of another converter
 CREATE INDEX entries_routed ON entries (segment_id) WHERE confidence >= 0;
 -- what waits for conversion, by its converter
@@ -116,6 +121,27 @@ CREATE TABLE attempts (
     code        TEXT NOT NULL,      -- SHA-256 of the version of the converter's code that ran, '' where nobody knows
     PRIMARY KEY (n, attempt)
 ) STRICT, WITHOUT ROWID;
+-- what a version of a converter worked on
+CREATE INDEX attempts_by_version ON attempts (version, n) WHERE version != '';
+
+CREATE TABLE errors (               -- the attempts that have an error
+    number  INTEGER PRIMARY KEY,    -- 1, 2, ... in the order of the journal
+    n       INTEGER NOT NULL,       -- these two as in attempts
+    attempt INTEGER NOT NULL
+) STRICT;
+CREATE INDEX errors_by_entry ON errors (n, attempt);
+
+-- Full-text index: which names and errors hold three letters in a row. Neither the texts are in it nor positions;
+-- letters are folded as Python's str.casefold does it, wrong UTF-8 and NUL are U+FFFD. Rows are added 256 at a time, so
+-- the last up to 255 names and errors are not in it (catalog/trigrams.py).
+CREATE VIRTUAL TABLE name_trigrams USING fts5 ( -- rowid: entries.n
+    folded, -- the text
+    content='', columnsize=0, detail=none, tokenize='trigram case_sensitive 1'
+);
+CREATE VIRTUAL TABLE error_trigrams USING fts5 ( -- rowid: errors.number
+    folded, -- the text
+    content='', columnsize=0, detail=none, tokenize='trigram case_sensitive 1'
+);
 
 CREATE TABLE contents (             -- what attempts stored
     n          INTEGER NOT NULL,
@@ -176,6 +202,7 @@ CREATE TABLE totals (               -- kept up to date by apply, so that the top
     entries      INTEGER NOT NULL,
     size         INTEGER NOT NULL,  -- of the sources
     length       INTEGER NOT NULL,  -- of their records on disk
+    reported     INTEGER NOT NULL,  -- how many of them have a report
     PRIMARY KEY (converter_id, day, status)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX totals_by_day ON totals (day, converter_id, status, entries);

@@ -38,6 +38,13 @@ class Reload(Protocol):
         """``noted``: the journal says so already."""
 
 
+def refusal(name: str, error: ArchiveError | OSError) -> bytes:
+    """The answer to what failed."""
+    code = error.exit_code if isinstance(error, ArchiveError) else 1
+    reply = {"ok": False, "command": name, "error": str(error), "exit_code": code}
+    return msgspec.json.encode(reply) + b"\n"
+
+
 class Control:
     """Carries out what is written, one command after the other; knows what went wrong last, by user."""
 
@@ -198,9 +205,10 @@ class Transaction(Handle):
             reply = {"ok": True, **await self._control.tell(self._name, data, self._actor)}
         except (ArchiveError, OSError) as error:
             failure = error
-            code = error.exit_code if isinstance(error, ArchiveError) else 1
-            reply = {"ok": False, "command": self._name, "error": str(error), "exit_code": code}
-        self._text, self._base = msgspec.json.encode(reply) + b"\n", None
+            self._text = refusal(self._name, error)
+        else:
+            self._text = msgspec.json.encode(reply) + b"\n"
+        self._base = None
         self._end = offset + len(data) if failure is None else offset
         if failure is not None:
             self._control.failed(self._actor.uid, self._text)
