@@ -17,7 +17,7 @@ import apsw
 import msgspec
 
 from archivefs import names
-from archivefs.catalog import naming, outbox
+from archivefs.catalog import activity, naming, outbox
 from archivefs.catalog.connection import connect, fill_in_one_go
 from archivefs.errors import OtherSchemaError
 from archivefs.events import (
@@ -52,7 +52,7 @@ from archivefs.events import (
 )
 from archivefs.routing import UNROUTED
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 SHORT_NAME = 200
 """A name up to this length is not shortened in that of its directory, nor is another one shortened to it."""
 DROP_REASON = "dropped from quarantine"
@@ -194,6 +194,7 @@ class Catalog:
         with self.transaction():
             for event in batch:
                 changes.extend(self.apply(event))
+                activity.count(self.db, event)
             if batch:
                 self._set_meta("applied_seq", batch[-1].seq)
                 self._set_meta("applied_sha256", head_sha256)

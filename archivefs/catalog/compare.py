@@ -25,6 +25,7 @@ TABLES = (
     "deliveries",
     "outbox_totals",
     "totals",
+    "activity",
 )
 SHOWN = 10
 """Differences of one table that are told one by one."""

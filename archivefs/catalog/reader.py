@@ -474,6 +474,15 @@ class Reader:
         """Entries whose content the disk does not have."""
         return [entry for entry in self.with_status(Status.QUARANTINED) if entry.reason == VOID_REASON]
 
+    def schema(self) -> int:
+        """The version of the catalog's tables, 0 where it does not say."""
+        return int(self.db.execute("SELECT value FROM meta WHERE key = 'schema'").get or 0)
+
+    def applied(self) -> tuple[int, str]:
+        """Number and SHA-256 of the last journal line that is in it."""
+        rows = dict(self.db.execute("SELECT key, value FROM meta WHERE key LIKE 'applied_%'"))
+        return int(rows["applied_seq"]), str(rows["applied_sha256"])
+
     def changed_seq(self) -> int:
         """The journal line up to which this connection sees."""
         seq: int = self.db.execute("SELECT value FROM meta WHERE key = 'applied_seq'").get

@@ -34,6 +34,8 @@ COMMANDS: Mapping[str, _Command] = {
     "why": _Command("whereabouts", "What became of a file, and what happens next."),
     "retry": _Command("retrying", "Convert again what failed."),
     "verify": _Command("checking", "Prove that everything is there and unaltered."),
+    "doctor": _Command("examining", "What is wrong with an archive and its machine, and what mends it."),
+    "metrics": _Command("examining", "The archive's numbers for Prometheus."),
     "quarantine": _Command("checking", "What was being written when the machine stopped."),
     "config": _Command("configuring", "The configuration: checked, shown, changed."),
     "converter": _Command("converting", "Which converters there are, and how they do with a file."),

@@ -40,6 +40,7 @@ class Fixed(IntEnum):
     STATS = 3
     BY_ID = 4
     HEALTH = 5
+    METRICS = 6
     CONTROL = 16
 
 

@@ -1,8 +1,10 @@
 """The whole tree: which node an inode number stands for, and what lies in the root."""
 
+import math
+import time
 from collections.abc import Iterator, Sequence
 
-from archivefs import describe, statistics
+from archivefs import describe, metrics, statistics
 from archivefs.archive import Archive
 from archivefs.catalog.catalog import Change
 from archivefs.errors import UnknownEntryError
@@ -77,6 +79,8 @@ class Tree:
 
     def __init__(self, archive: Archive, inbox: Inbox, cache: FrameCache, control: Control) -> None:
         self.archive = archive
+        self._cache = cache
+        self._last_metrics = (-math.inf, b"")
         self._control = control
         self.inbox = inbox
         self.entries = EntryNodes(archive, cache)
@@ -91,6 +95,7 @@ class Tree:
             (int(Fixed.CONTROL), b"control"),
             (int(Fixed.STATS), b"stats.json"),
             (int(Fixed.HEALTH), b"health.json"),
+            (int(Fixed.METRICS), b"metrics"),
         ]
 
     def reload(self) -> None:
@@ -114,6 +119,15 @@ class Tree:
             case _:
                 return self.entries.node(ino)
 
+    def _metrics(self) -> bytes:
+        """As they were within the last second: who opens them has looked at their size just before."""
+        now = time.monotonic()
+        made, content = self._last_metrics
+        if now - made > BRIEFLY:
+            content = metrics.text(self.archive, self._cache.taken())
+            self._last_metrics = now, content
+        return content
+
     def _fixed(self, ino: int) -> Node:
         match ino:
             case Fixed.ROOT:
@@ -126,6 +140,8 @@ class Tree:
                 return LiveFile(ino, describe.as_file(statistics.collect(self.archive)), self.changed_ns)
             case Fixed.HEALTH:
                 return LiveFile(ino, describe.as_file(statistics.health(self.archive)), self.changed_ns)
+            case Fixed.METRICS:
+                return LiveFile(ino, self._metrics(), self.changed_ns)
             case Fixed.CONTROL:
                 return ControlDir(self._fixed, self.changed_ns)
         if 0 < ino - Fixed.CONTROL <= len(FILES):

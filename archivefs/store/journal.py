@@ -68,6 +68,8 @@ class Journal:
         self._before = (0, Head(0, ZERO))
         self.torn: Torn | None = None
         self.head = Head(0, ZERO)
+        self.last_at = ""
+        """When the last line was found here; not that of what is appended since."""
         self._find_head()
         self._synced = self.head
 
@@ -78,13 +80,17 @@ class Journal:
             line, self.end, rest = _trusted_end(self._file, self._noted().seq)
             self.torn = Torn(self._file, self.end, rest) if rest else None
             if line:
-                self.head = Head(_decode(line, self._file).seq, line_hash(line))
+                self._ends_with(line, self._file)
                 return
         for file in reversed(files):
             for line in _lines(file):
-                self.head = Head(_decode(line[:-1], file).seq, line_hash(line[:-1]))
+                self._ends_with(line[:-1], file)
             if self.head.seq:
                 return
+
+    def _ends_with(self, line: bytes, file: Path) -> None:
+        event = _decode(line, file)
+        self.head, self.last_at = Head(event.seq, line_hash(line)), event.at
 
     def sync_found(self) -> None:
         """Make durable what the last process wrote and perhaps did not sync. Raises ``OSError``."""

@@ -22,7 +22,7 @@ RESCUE = "restore the journal from a backup, or archivefs rebuild --from-segment
 def check(root: Path, catalog: Path) -> tuple[int, list[Finding]]:
     """All checks of the journal; the number of its events, and what was found. May run while it grows."""
     try:
-        chain = _open_settled(root / "journal")
+        chain = open_settled(root / "journal")
     except JournalDamagedError as error:
         return 0, [Finding(Severity.CRITICAL, "journal-cut", "journal", str(error), RESCUE)]
     count, found = check_rows(chain, catalog, root / "staging")
@@ -37,7 +37,7 @@ def check(root: Path, catalog: Path) -> tuple[int, list[Finding]]:
     return count, found
 
 
-def _open_settled(directory: Path) -> Journal:
+def open_settled(directory: Path) -> Journal:
     """The journal, whose end fits the count noted outside; looked at twice where somebody notes a new one."""
     try:
         chain = Journal(directory)
