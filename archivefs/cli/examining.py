@@ -58,11 +58,8 @@ def _print(lines: list[Line]) -> None:
             Text(names.safe(line.seen)),
         )
         if line.remedy:
-            table.add_row(
-                "",
-                "",
-                Text(f"{'hint' if line.state is State.OK else 'remedy'}: {names.safe(line.remedy)}", style="dim" if line.state is State.OK else "cyan"),
-            )
+            word, style = ("hint", "dim") if line.state is State.OK else ("remedy", "cyan")
+            table.add_row("", "", Text(f"{word}: {names.safe(line.remedy)}", style=style))
     out = console()
     out.print(table)
     counts = {state: sum(line.state is state for line in lines) for state in reversed(State)}
