@@ -446,6 +446,18 @@ AnyEvent = (
     | Rebuilt
 )
 
+
+def entries_of(event: AnyEvent) -> list[str]:
+    """The ids of the entries that an event tells of; none where it is about the archive itself."""
+    own = getattr(event, "id", "")
+    found = [own] if isinstance(own, str) and own else []
+    if isinstance(event, Captured):
+        found += event.supersedes
+    elif isinstance(event, Repacked):
+        found += [move.id for move in event.moves]
+    return found
+
+
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[AnyEvent] = msgspec.json.Decoder(AnyEvent)
 

@@ -63,6 +63,11 @@ class Reader:
         """Entry number ``n``."""
         return self._one("n = ?", n)
 
+    def number(self, id_: str) -> int | None:
+        """The number of the entry with this archive id."""
+        n: int | None = self.db.execute("SELECT n FROM entries WHERE id = ?", (id_,)).get
+        return n
+
     def by_id(self, id_: str) -> Entry | None:
         """The entry with this archive id."""
         return self._one("id = ?", id_)

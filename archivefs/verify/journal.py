@@ -27,14 +27,17 @@ def check(root: Path, catalog: Path) -> tuple[int, list[Finding]]:
         return 0, [Finding(Severity.CRITICAL, "journal-cut", "journal", str(error), RESCUE)]
     count, found = check_rows(chain, catalog, root / "staging")
     if not chain.has_checkpoint():
-        found.append(
-            Finding(
-                Severity.WARNING, "checkpoint-missing", "journal/checkpoint.json",
-                "the count of the journal is not noted outside it, so a cut-off tail would not be seen",
-                "archivefs verify --repair writes it", "checkpoint",
-            )
-        )  # fmt: skip
+        found.append(checkpoint_missing())
     return count, found
+
+
+def checkpoint_missing() -> Finding:
+    """The finding for a journal beside which nothing says how long it is."""
+    return Finding(
+        Severity.WARNING, "checkpoint-missing", "journal/checkpoint.json",
+        "the count of the journal is not noted outside it, so a cut-off tail would not be seen",
+        "archivefs verify --repair writes it", "checkpoint",
+    )  # fmt: skip
 
 
 def open_settled(directory: Path) -> Journal:

@@ -20,7 +20,7 @@ LAYERS = [
     ("reopening", "settings"),
     ("archive",),
     ("bulk", "committer", "configuring", "describe", "quarantine", "restoring", "statistics"),
-    ("convert", "metrics", "submit", "verify"),
+    ("convert", "manifest", "metrics", "submit", "verify"),
     ("control", "jobs"),
     ("fs",),
     ("doctor",),
