@@ -94,7 +94,7 @@ class _Chain:
     def __init__(self, notes: Sequence[Note], report: Report, root: Path) -> None:
         self._notes = sorted(notes, key=lambda note: note.checkpoint.seq)
         self._seqs = [note.checkpoint.seq for note in self._notes]
-        self._report = report
+        self._found = report.findings
         self._root = root
         self._breaks = 0
         self._met = set[int]()
@@ -107,7 +107,8 @@ class _Chain:
         if link.broken:
             self._breaks += 1
             if self._breaks <= TOLD:
-                self._find("journal-chain", f"{self._name(link.file)}:{link.number}", link.broken)
+                what = link.broken.removeprefix(f"{link.file}:{link.number}: ")
+                self._found.append(_finding("journal-chain", self._place(link), what))
         if link.event is None:
             return
         if isinstance(link.event, Created) and not self._archive:
@@ -120,8 +121,8 @@ class _Chain:
         if link.event.seq > self.head.seq:
             self.head = Head(link.event.seq, link.sha256)
 
-    def _name(self, file: Path) -> str:
-        return str(file.relative_to(self._root))
+    def _place(self, link: Link) -> str:
+        return f"{link.file.relative_to(self._root)}:{link.number}"
 
     def _compare(self, note: Note, link: Link) -> None:
         seq = note.checkpoint.seq
@@ -130,10 +131,10 @@ class _Chain:
         if note.checkpoint.sha256 == link.sha256:
             self._agreed = f", and behind the one that {note.text}, agrees with (line {seq})"
             return
-        self._find(
-            "checkpoint-differs", f"{self._name(link.file)}:{link.number}",
-            f"line {seq} is not the one noted in {note.text}: it or one before it was rewritten{self._agreed}",
-        )  # fmt: skip
+        self._found.append(_finding(
+            "checkpoint-differs", self._place(link),
+            f"line {seq} is not the one noted in {note.text}: it or one before was rewritten{self._agreed}",
+        ))  # fmt: skip
 
     def _is_of_another(self, note: Note) -> bool:
         theirs = note.checkpoint.archive
@@ -142,23 +143,28 @@ class _Chain:
     def end(self) -> None:
         """All lines were there; what is noted and was not met is gone."""
         if self._breaks > TOLD:
-            self._find("journal-chain", "journal", f"and {self._breaks - TOLD} places more")
+            self._found.append(_finding("journal-chain", "journal", f"and {self._breaks - TOLD} places more"))
         for at, note in enumerate(self._notes):
             seq = note.checkpoint.seq
             if self._is_of_another(note):
-                self._find(
+                self._found.append(_finding(
                     "checkpoint-differs", note.place,
                     f"it is of the archive {note.checkpoint.archive}, this one is {self._archive}: "
                     "another archive, or one whose journal was made again",
-                )  # fmt: skip
+                ))  # fmt: skip
             elif seq > self.head.seq:
                 lost = gone(self.head.seq + 1, seq)
                 what = f"the journal ends at line {self.head.seq}, {note.text}, counted {seq}: {lost}"
-                self._find("journal-cut", "journal", what)
+                self._found.append(_finding("journal-cut", "journal", what))
             elif seq and at not in self._met:
-                self._find("journal-cut", "journal", f"line {seq}, which was noted in {note.text}, is gone")
+                self._found.append(
+                    _finding("journal-cut", "journal", f"line {seq}, which was noted in {note.text}, is gone")
+                )
         if not self.head.seq and not any(self._seqs):
-            self._find("journal-cut", "journal", "the journal is empty: even its first line is gone")
+            self._found.append(
+                _finding("journal-cut", "journal", "the journal is empty: even its first line is gone")
+            )
 
-    def _find(self, check: str, where: str, what: str) -> None:
-        self._report.findings.append(Finding(Severity.CRITICAL, check, where, what, RESCUE))
+
+def _finding(check: str, where: str, what: str) -> Finding:
+    return Finding(Severity.CRITICAL, check, where, what, RESCUE)
