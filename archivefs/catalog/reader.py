@@ -490,5 +490,5 @@ class Reader:
 
     def changed_seq(self) -> int:
         """The journal line up to which this connection sees."""
-        seq: int = self.db.execute("SELECT value FROM meta WHERE key = 'applied_seq'").get
+        seq: int = self.db.execute("SELECT value FROM meta WHERE key = 'applied_seq'").get or 0
         return seq

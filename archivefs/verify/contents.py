@@ -1,19 +1,13 @@
-"""Checks of the segments: every record's header, frames, table and SHA-256, and against the catalog.
-
-Segments are read once, front to back, each by one thread; decompression and hashing leave the interpreter
-free, so all processors work.
-"""
+"""Checks of the segments: every record's header, frames, table and SHA-256, and against the catalog."""
 
 import hashlib
 import os
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from archivefs.archive import Archive
-from archivefs.background import give_way
 from archivefs.catalog.rows import Record
 from archivefs.errors import ContentDamagedError, DictionaryError
 from archivefs.store import dictionaries as dictionary_files
@@ -27,8 +21,24 @@ RESTORE = "restore the file from a backup; the entries in it can still be listed
 RESTORE_DICTIONARY = "restore the file from a backup; without it those contents cannot be read"
 
 
+CHUNK_RECORDS, CHUNK_BYTES = 2000, 64 << 20
+"""Where a segment is cut, so that processors share it: after so many records, or bytes of content."""
+
+
+class Chunk(NamedTuple):
+    """Records that stand one after the other in a segment; those before them end at ``start``.
+
+    ``tails``: whether bytes behind the last of them are a finding.
+    """
+
+    segment: str
+    records: Sequence[Record]
+    start: int
+    tails: bool
+
+
 class SegmentResult(NamedTuple):
-    """What reading one segment gave; ``lacking``: how many records need a dictionary that cannot be used."""
+    """What reading a chunk gave; ``lacking``: how many records need a dictionary that cannot be used."""
 
     records: int
     bytes: int
@@ -36,28 +46,20 @@ class SegmentResult(NamedTuple):
     lacking: Counter[str]
 
 
-def check_all(
-    content_dir: Path,
-    wanted: Iterable[tuple[str, Sequence[Record]]],
-    dictionaries: Dictionaries,
-    *,
-    tails: bool,
-    background: bool,
-) -> Iterator[SegmentResult]:
-    """Check segments and their records (in the order of offset), as many at once as there are processors.
+def chunks(segment: str, records: Sequence[Record], *, tails: bool) -> Iterator[Chunk]:
+    """The records of a segment (in the order of offset) as work for several processors.
 
-    ``wanted`` is read as work gets done, so not all records are in memory. ``tails``: whether bytes behind
-    the last record are a finding (not while somebody appends). ``background``: give way to everything else.
+    ``tails``: whether bytes behind the last record are a finding (not while somebody appends).
     """
-    waiting: deque[Future[SegmentResult]] = deque()
-    workers = 1 if background else os.cpu_count() or 1
-    with ThreadPoolExecutor(workers, initializer=give_way if background else None) as pool:
-        for name, records in wanted:
-            waiting.append(pool.submit(_check_segment, content_dir, name, records, dictionaries, tails=tails))
-            if len(waiting) > 2 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+    first, size, start, end = 0, 0, 0, 0
+    for index, record in enumerate(records):
+        if index - first == CHUNK_RECORDS or (size and size + record.size > CHUNK_BYTES):
+            yield Chunk(segment, records[first:index], start, tails=False)
+            first, size, start = index, 0, end
+        size += record.size
+        end = max(end, record.offset + record.length)
+    if records:
+        yield Chunk(segment, records[first:], start, tails=tails)
 
 
 def check_names(archive: Archive, *, mounted: bool) -> list[Finding]:
@@ -147,17 +149,21 @@ def check_dictionaries(archive: Archive, lacking: Mapping[str, int], *, mounted:
     ]  # fmt: skip
 
 
-def _check_segment(
-    content_dir: Path, name: str, records: Sequence[Record], dictionaries: Dictionaries, *, tails: bool
-) -> SegmentResult:
-    path, findings, lacking = content_dir / name, list[Finding](), Counter[str]()
+def check_chunk(content_dir: Path, chunk: Chunk, dictionaries: Dictionaries) -> SegmentResult:
+    """Read records front to back. May run in any thread or process. Raises ``OSError``."""
+    name, path, findings, lacking = (
+        chunk.segment,
+        content_dir / chunk.segment,
+        list[Finding](),
+        Counter[str](),
+    )
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return SegmentResult(0, 0, [], Counter())
     try:
-        read, end = 0, 0
-        for record in records:
+        read, end = 0, chunk.start
+        for record in chunk.records:
             if record.offset < end:
                 findings.append(
                     _finding("record-overlap", name, record, "it overlaps the record before it", RESTORE)
@@ -169,7 +175,7 @@ def _check_segment(
                 lacking[error.name] += 1
             read += record.size
         size = os.fstat(fd).st_size
-        if tails and records and size > end:
+        if chunk.tails and size > end:
             findings.append(
                 Finding(
                     Severity.WARNING, "segment-tail", f"content/{name}",
@@ -179,7 +185,7 @@ def _check_segment(
             )  # fmt: skip
     finally:
         os.close(fd)
-    return SegmentResult(len(records), read, findings, lacking)
+    return SegmentResult(len(chunk.records), read, findings, lacking)
 
 
 def check_record(fd: int, path: Path, name: str, record: Record, dictionaries: Dictionaries) -> list[Finding]:

@@ -4,7 +4,7 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from archivefs.errors import CatalogError
 from archivefs.store import code, lock
 from archivefs.verify import contents, journal
 from archivefs.verify.findings import Finding, Report, Severity
+from archivefs.verify.readers import Readers
 
 RESTORE_CODE = (
     "restore the file from a backup, or let the converter run that very code again; without it nobody "
@@ -29,8 +30,8 @@ class Scope:
     """What to read: ``sample`` percent of the records, those captured since ``since_ms``
     (``since`` in words), ``part`` of parts.
 
-    The journal, the catalog and the folder are always checked as a whole, unless ``contents_only``.
-    ``background``: one thread at the lowest priority.
+    The journal, the catalog and the folder are always checked as a whole.
+    ``background``: one thread at the lowest priority, no further process.
     """
 
     sample: float = 100.0
@@ -38,7 +39,6 @@ class Scope:
     since: str = ""
     part: int = 0
     parts: int = 1
-    contents_only: bool = False
     background: bool = False
 
     @property
@@ -74,14 +74,11 @@ def verify(archive: Archive, scope: Scope, progress: Progress = lambda done, tot
     """
     report, start = Report(scope.text), time.monotonic()
     mounted = lock.is_held(archive.root)
-    if not scope.contents_only:
-        report.findings += check_folder(archive.root, mounted=mounted)
-        report.findings += contents.check_names(archive, mounted=mounted)
-        report.findings += contents.check_lost(archive)
-        report.findings += contents.check_outbox(archive)
-        report.findings += check_code(archive, mounted=mounted)
-        report.events, found = journal.check(archive.root, archive.root / CATALOG)
-        report.findings += found
+    report.findings += check_folder(archive.root, mounted=mounted)
+    report.findings += contents.check_names(archive, mounted=mounted)
+    report.findings += contents.check_lost(archive)
+    report.findings += contents.check_outbox(archive)
+    report.findings += check_code(archive, mounted=mounted)
     lacking = _check_contents(archive, scope, report, progress, mounted=mounted)
     report.findings += contents.check_dictionaries(archive, lacking, mounted=mounted)
     report.seconds = time.monotonic() - start
@@ -92,26 +89,27 @@ def verify(archive: Archive, scope: Scope, progress: Progress = lambda done, tot
 def _check_contents(
     archive: Archive, scope: Scope, report: Report, progress: Progress, *, mounted: bool
 ) -> Counter[str]:
-    """Read records; returns how many of them lack which dictionary."""
+    """Read the journal and records; returns how many of them lack which dictionary."""
     total = int(archive.reader.content_bytes() / scope.parts * scope.sample / 100)
-    names = sorted(archive.reader.segment_ends())[scope.part :: scope.parts]
-    wanted = ((name, _sampled(archive.reader.records(name, scope.since_ms), scope)) for name in names)
-    whole = scope.sample >= 100 and not scope.since_ms
-    checked = contents.check_all(
-        archive.root / "content",
-        wanted,
-        archive.content.dictionaries,
-        tails=whole and not mounted,
-        background=scope.background,
-    )
     lacking = Counter[str]()
-    for result in checked:
-        report.records += result.records
-        report.bytes += result.bytes
-        report.findings += result.findings
-        lacking += result.lacking
-        progress(report.bytes, total)
+    with Readers(archive, background=scope.background) as readers:
+        chain = readers.journal()
+        for result in readers.chunks(_chunks(archive, scope, mounted=mounted)):
+            report.records += result.records
+            report.bytes += result.bytes
+            report.findings += result.findings
+            lacking += result.lacking
+            progress(report.bytes, total)
+        report.events, found = chain.result()
+        report.findings += found
     return lacking
+
+
+def _chunks(archive: Archive, scope: Scope, *, mounted: bool) -> Iterator[contents.Chunk]:
+    whole = scope.sample >= 100 and not scope.since_ms
+    for name in sorted(archive.reader.segment_ends())[scope.part :: scope.parts]:
+        records = _sampled(archive.reader.records(name, scope.since_ms), scope)
+        yield from contents.chunks(name, records, tails=whole and not mounted)
 
 
 def _sampled(records: list[Record], scope: Scope) -> list[Record]:

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "archivefs"
 LAYERS = [
     ("attributes", "background", "errors", "events", "names", "reports"),
-    ("config", "folders"),
+    ("config", "folders", "helper"),
     ("query", "routing"),
     ("store", "catalog"),
     ("packing", "statuses"),
