@@ -191,10 +191,14 @@ class Catalog:
     def apply_all(self, batch: Sequence[AnyEvent], head_sha256: str) -> list[Change]:
         """Apply consecutive events in one transaction; ``head_sha256`` is the hash of the last one's line."""
         changes: list[Change] = []
+        tally = activity.Tally()
         with self.transaction():
             for event in batch:
-                changes.extend(self.apply(event))
-                activity.count(self.db, event)
+                made = self.apply(event)
+                if made:
+                    tally.take(event, made[0].converter_id)
+                    changes.extend(made)
+            tally.write(self.db)
             if batch:
                 self._set_meta("applied_seq", batch[-1].seq)
                 self._set_meta("applied_sha256", head_sha256)

@@ -325,12 +325,12 @@ class Reader:
         return self.db.execute(f"SELECT 1 FROM totals WHERE {where} LIMIT 1", values).get is not None
 
     def totals(self) -> list[Total]:
-        """All sums, by converter, day and status."""
+        """All sums, by converter and status."""
         rows = self.db.execute(
-            "SELECT name, day, status, entries, size, length FROM totals JOIN converters USING (converter_id)"
-            " ORDER BY name, day, status"
+            "SELECT name, status, sum(entries), sum(size), sum(length) FROM totals"
+            " JOIN converters USING (converter_id) GROUP BY name, status ORDER BY name, status"
         )
-        return [Total(name, day, STATUSES[status], *sums) for name, day, status, *sums in rows]
+        return [Total(name, STATUSES[status], *sums) for name, status, *sums in rows]
 
     def segment_ends(self) -> dict[str, int]:
         """Where each segment ends according to the journal, by its name; without those that are gone."""

@@ -172,10 +172,9 @@ class CodeRow(NamedTuple):
 
 
 class Total(NamedTuple):
-    """Sums over the entries of one converter, day and status."""
+    """Sums over the entries of one converter and status."""
 
     converter: str
-    day: int
     status: Status
     entries: int
     size: int

@@ -182,11 +182,11 @@ CREATE INDEX totals_by_day ON totals (day, converter_id, status, entries);
 CREATE INDEX totals_by_status ON totals (status, converter_id, day, entries);
 
 CREATE TABLE activity (               -- how often something happened, kept up to date by apply; never counts down
-    converter    TEXT NOT NULL,
+    converter_id INTEGER NOT NULL REFERENCES converters,
     kind         TEXT NOT NULL,     -- captured, attempt, delivery
     result       TEXT NOT NULL,     -- '' of captures, an events.Outcome, an events.Submission
     times        INTEGER NOT NULL,
     bytes        INTEGER NOT NULL,  -- of the sources that were captured
     duration_ms  INTEGER NOT NULL,  -- of attempts and deliveries together
-    PRIMARY KEY (converter, kind, result)
+    PRIMARY KEY (converter_id, kind, result)
 ) STRICT, WITHOUT ROWID;

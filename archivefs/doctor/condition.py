@@ -34,6 +34,7 @@ def archive(case: Case) -> Iterator[Line]:
             f"correct that line; then: {case.command('config', 'check')}",
         )
     except ArchiveError as error:
+        case.is_archive = (case.root / "journal").is_dir()
         yield problem(
             "archive",
             str(error),

@@ -33,6 +33,8 @@ def examine(root: Path, mountpoints: Sequence[Path] = ()) -> list[Line]:
     case = Case(root.resolve(), tuple(mountpoints))
     lines = list[Line]()
     for name, check in CHECKS:
+        if not case.is_archive and name != "fuse":
+            continue
         try:
             lines += check(case)
         except Exception as error:  # of a broken archive anything may come, and the other checks still tell

@@ -51,6 +51,7 @@ class Case:
 
     ``archive`` is open for reading, as it is; ``alarms`` are those of the process that has it mounted, None
     where none answers; ``has_sandbox``: a strict sandbox was started.
+    ``is_archive``: there is something to look at.
     ``mountpoints``: where else to look for files that nobody captured.
     """
 
@@ -60,6 +61,7 @@ class Case:
     archive: Archive | None = None
     alarms: dict[str, str] | None = None
     has_sandbox: bool = False
+    is_archive: bool = True
 
     def command(self, *words: object) -> str:
         """A command about this archive, as a person types it."""

@@ -125,7 +125,9 @@ def strays(case: Case) -> Iterator[Line]:
             clean.append(place)
     if len(clean) == len(places):
         where = (
-            f"nothing was saved into {', '.join(map(str, clean))}" if clean else "no mountpoint to look at"
+            f"nothing was saved into {', '.join(map(str, clean))}"
+            if clean
+            else f"no {'other ' if there else ''}mountpoint to look at"
         )
         yield ok("inbox", where)
 

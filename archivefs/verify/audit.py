@@ -131,10 +131,8 @@ class _Chain:
         if note.checkpoint.sha256 == link.sha256:
             self._agreed = f", and behind the one that {note.text}, agrees with (line {seq})"
             return
-        self._found.append(_finding(
-            "checkpoint-differs", self._place(link),
-            f"line {seq} is not the one noted in {note.text}: it or one before was rewritten{self._agreed}",
-        ))  # fmt: skip
+        what = f"line {seq} is not the one noted in {note.text}: it or one before was rewritten{self._agreed}"
+        self._found.append(_finding("checkpoint-differs", self._place(link), what))
 
     def _is_of_another(self, note: Note) -> bool:
         theirs = note.checkpoint.archive
@@ -147,11 +145,11 @@ class _Chain:
         for at, note in enumerate(self._notes):
             seq = note.checkpoint.seq
             if self._is_of_another(note):
-                self._found.append(_finding(
-                    "checkpoint-differs", note.place,
+                what = (
                     f"it is of the archive {note.checkpoint.archive}, this one is {self._archive}: "
-                    "another archive, or one whose journal was made again",
-                ))  # fmt: skip
+                    "another archive, or one whose journal was made again"
+                )
+                self._found.append(_finding("checkpoint-differs", note.place, what))
             elif seq > self.head.seq:
                 lost = gone(self.head.seq + 1, seq)
                 what = f"the journal ends at line {self.head.seq}, {note.text}, counted {seq}: {lost}"
