@@ -185,7 +185,7 @@ CREATE TABLE activity (               -- how often something happened, kept up t
     converter_id INTEGER NOT NULL REFERENCES converters,
     kind         TEXT NOT NULL,     -- captured, attempt, delivery
     result       TEXT NOT NULL,     -- '' of captures, an events.Outcome, an events.Submission
-    times        INTEGER NOT NULL,
+    times        INTEGER NOT NULL,  -- how often
     bytes        INTEGER NOT NULL,  -- of the sources that were captured
     duration_ms  INTEGER NOT NULL,  -- of attempts and deliveries together
     PRIMARY KEY (converter_id, kind, result)
