@@ -4,6 +4,8 @@ Names and types follow https://prometheus.io/docs/practices/naming/. What only g
 catalog, so a mount that begins anew does not begin at zero.
 """
 
+import contextlib
+import importlib
 import os
 from collections.abc import Iterator
 from datetime import datetime
@@ -61,9 +63,15 @@ BUILD = Kind("build_info", "Always 1.", ("version",))
 Sample = tuple[Kind, tuple[str, ...], float]
 
 
+def load() -> None:
+    """Import now what ``text`` needs; a mount does so in a thread, before a request waits for it."""
+    with contextlib.suppress(ImportError):  # who reads metrics then meets it, and nobody else
+        importlib.import_module("prometheus_client.core")
+
+
 def text(archive: Archive, cache: Cache | None = None) -> bytes:
     """All metrics in the text format; with ``cache`` those of the process of a mount, too."""
-    # Not for commands that print no metrics: it takes 50 ms.
+    # Here, for it takes 50 ms that only who prints metrics shall wait for.
     from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 
     registry = CollectorRegistry()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pyfuse3
 import trio
 
-from archivefs import configuring
+from archivefs import configuring, metrics
 from archivefs.archive import Archive
 from archivefs.committer import Committer
 from archivefs.convert.scheduler import Scheduler
@@ -135,6 +135,7 @@ class _Mount:
                 nursery.start_soon(self._folder_sources.run)
                 nursery.start_soon(self._cache.run)
                 nursery.start_soon(self._keep_house)
+                nursery.start_soon(trio.to_thread.run_sync, metrics.load)
                 nursery.start_soon(Schedule(self._archive, self._committer).run)
                 nursery.start_soon(Training(self._archive, self._committer).run)
                 nursery.start_soon(self._stop_on_signal)
