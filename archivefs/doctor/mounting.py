@@ -86,7 +86,8 @@ def alarms(case: Case) -> Iterator[Line]:
                 "alarms", f"{about}: {what}", _remedy(case, about)
             )
     if not set(told) - {"space"}:
-        yield ok("alarms", "none")
+        is_silent = case.alarms is None and lock.is_held(case.root)
+        yield ok("alarms", "none in the catalog; who has it open was not asked" if is_silent else "none")
 
 
 _SERIOUS = {"read-only", "configuration", "verify"}
