@@ -12,7 +12,7 @@ from archivefs.catalog.outbox import Delivery, Item
 from archivefs.catalog.purging import PurgedRow
 from archivefs.catalog.reader import Reader
 from archivefs.catalog.rows import Attempt, Entry, Stored, arguments_of
-from archivefs.events import STATUSES, Status, Submission
+from archivefs.states import STATUSES, Status, Submission
 
 XATTR = "user.archivefs."
 DELIVERIES = 10

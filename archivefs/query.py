@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 from archivefs.config import parse_size
 from archivefs.errors import QueryError
-from archivefs.events import STATUSES, Status
+from archivefs.states import STATUSES, Status
 
 NO_LIMIT = 2**62
 MAX_ALTERNATIVES = 500

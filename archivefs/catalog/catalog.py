@@ -17,34 +17,31 @@ import apsw
 import msgspec
 
 from archivefs import names
-from archivefs.catalog import naming, notes, outbox, purging, totals, trigrams
+from archivefs.catalog import activity, naming, notes, outbox, purging, totals, trigrams
 from archivefs.catalog.connection import connect, fill_in_one_go
 from archivefs.errors import OtherSchemaError
 from archivefs.events import (
-    STATUSES,
     Adopted,
     AnyEvent,
     AttemptFinished,
     AttemptStarted,
     Captured,
-    Content,
     DeliveryAttempted,
     DeliveryDecided,
     Dropped,
-    Location,
-    Move,
     Purged,
     Repacked,
     Retried,
     Routed,
     SegmentsRemoved,
-    Status,
     Touched,
     Voided,
 )
+from archivefs.parts import Content, Location, Move
 from archivefs.routing import UNROUTED
+from archivefs.states import STATUSES, Status
 
-SCHEMA_VERSION = 9
+SCHEMA_VERSION = 10
 SHORT_NAME = 200
 """A name up to this length is not shortened in that of its directory, nor is another one shortened to it."""
 DROP_REASON = "dropped from quarantine"
@@ -183,9 +180,14 @@ class Catalog:
     def apply_all(self, batch: Sequence[AnyEvent], head_sha256: str) -> list[Change]:
         """Apply consecutive events in one transaction; ``head_sha256`` is the hash of the last one's line."""
         changes: list[Change] = []
+        tally = activity.Tally()
         with self.transaction():
             for event in batch:
-                changes.extend(self.apply(event))
+                made = self.apply(event)
+                if made:
+                    tally.take(event, made[0].converter_id)
+                    changes.extend(made)
+            tally.write(self.db)
             if batch:
                 notes.set_meta(self.db, "applied_seq", batch[-1].seq)
                 notes.set_meta(self.db, "applied_sha256", head_sha256)

@@ -34,6 +34,7 @@ TABLES = (
     "held",
     "retained",
     "jobs",
+    "activity",
 )
 Row = tuple[Any, ...]
 Differing = Iterator[tuple[Row, str]]

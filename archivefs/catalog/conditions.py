@@ -9,8 +9,8 @@ import apsw
 
 from archivefs.catalog import trigrams
 from archivefs.catalog.catalog import day_number, status_number
-from archivefs.events import Status
 from archivefs.query import Term, Value
+from archivefs.states import Status
 
 _SQL: Mapping[str, str] = {
     "id": "id = {0}",

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import apsw
 
 from archivefs.events import (
-    STATUSES,
     Event,
     HoldAdded,
     HoldCovered,
@@ -17,9 +16,8 @@ from archivefs.events import (
     Purged,
     PurgeEnded,
     Retained,
-    Status,
-    Submission,
 )
+from archivefs.states import STATUSES, Status, Submission
 
 _PURGED = STATUSES.index(Status.PURGED)
 
@@ -313,6 +311,13 @@ class PurgeReader:
             (converter_id,),
         ).get
         return int(sources + others)
+
+    def by_day(self) -> list[tuple[str, int, int]]:
+        """Converter, day, and the bytes that the records of its sources take."""
+        rows = self._db.execute(
+            "SELECT name, day, sum(length) FROM totals JOIN converters USING (converter_id) GROUP BY 1, 2"
+        )
+        return list(rows)
 
     def segment_holes(self, segment: str) -> list[Hole]:
         """The holes of a segment, merged."""

@@ -9,7 +9,8 @@ import msgspec
 
 from archivefs import names
 from archivefs.catalog.catalog import day_text
-from archivefs.events import STATUSES, Location, Status
+from archivefs.parts import Location
+from archivefs.states import STATUSES, Status
 
 
 class Entry(NamedTuple):
@@ -173,10 +174,9 @@ class CodeRow(NamedTuple):
 
 
 class Total(NamedTuple):
-    """Sums over the entries of one converter, day and status."""
+    """Sums over the entries of one converter and status."""
 
     converter: str
-    day: int
     status: Status
     entries: int
     size: int

@@ -53,7 +53,7 @@ CREATE TABLE entries (
     id           TEXT NOT NULL UNIQUE,-- archive id, YYYYMMDDTHHMMSSmmm-xxxxxx
     converter_id INTEGER NOT NULL REFERENCES converters,
     day          INTEGER NOT NULL,    -- days since 1970-01-01 in the archive's time zone
-    status       INTEGER NOT NULL,    -- position in events.STATUSES
+    status       INTEGER NOT NULL,    -- position in states.STATUSES
     name         BLOB NOT NULL,       -- original name, exact bytes
     folder       BLOB NOT NULL,       -- sub-directory of the inbox it was saved in, '' for none
     flat_name    BLOB NOT NULL,       -- unique name within (converter, day), for sources/
@@ -110,8 +110,8 @@ CREATE INDEX entries_by_due ON entries (converter_id, due_ms) WHERE due_ms > 0;
 CREATE TABLE attempts (
     n           INTEGER NOT NULL REFERENCES entries,
     attempt     INTEGER NOT NULL,   -- 1, 2, ...
-    cause       TEXT NOT NULL,      -- an events.Cause; unknown
-    outcome     TEXT NOT NULL,      -- an events.Outcome, '' while it runs
+    cause       TEXT NOT NULL,      -- an states.Cause; unknown
+    outcome     TEXT NOT NULL,      -- an states.Outcome, '' while it runs
     started_ms  INTEGER NOT NULL,
     duration_ms INTEGER NOT NULL,
     version     TEXT NOT NULL,      -- of the converter, as it says itself
@@ -163,7 +163,7 @@ CREATE TABLE outbox (               -- reports that are to be delivered, and wha
     attempt      INTEGER NOT NULL,  -- these two as in contents
     ordinal      INTEGER NOT NULL,
     converter_id INTEGER NOT NULL REFERENCES converters,
-    state        TEXT NOT NULL,     -- an events.Submission
+    state        TEXT NOT NULL,     -- an states.Submission
     report_id    TEXT NOT NULL,     -- under which it is delivered
     queued_seq   INTEGER NOT NULL,  -- journal line that queued it; a converter's reports go out in this order
     queued_ms    INTEGER NOT NULL,
@@ -179,7 +179,7 @@ CREATE TABLE deliveries (           -- each time that a report of the outbox was
     attempt     INTEGER NOT NULL,
     ordinal     INTEGER NOT NULL,
     number      INTEGER NOT NULL,   -- 1, 2, ...
-    state       TEXT NOT NULL,      -- what the report became by it, an events.Submission
+    state       TEXT NOT NULL,      -- what the report became by it, an states.Submission
     started_ms  INTEGER NOT NULL,
     duration_ms INTEGER NOT NULL,
     http_status INTEGER NOT NULL,   -- of the answer, 0 for none
@@ -229,7 +229,7 @@ CREATE TABLE plans (                -- purges that were thought of; those that w
 CREATE TABLE purged (               -- entries whose bytes are gone; their status is purged
     n         INTEGER PRIMARY KEY REFERENCES entries,
     plan      INTEGER NOT NULL REFERENCES plans,
-    status    INTEGER NOT NULL,     -- before, position in events.STATUSES
+    status    INTEGER NOT NULL,     -- before, position in states.STATUSES
     why       TEXT NOT NULL,        -- the rule
     purged_ms INTEGER NOT NULL
 ) STRICT;
@@ -273,7 +273,7 @@ CREATE TABLE jobs (                 -- long pieces of work
     job        INTEGER PRIMARY KEY, -- 1, 2, ...; jobs/JOB/ has its errors and result
     work       TEXT NOT NULL,       -- which kind
     request    TEXT NOT NULL,       -- JSON object: what was asked for
-    state      TEXT NOT NULL,       -- an events.JobState
+    state      TEXT NOT NULL,       -- an states.JobState
     uid        INTEGER NOT NULL,    -- who asked, -1: archivefs by itself
     program    TEXT NOT NULL,       -- of that user, '' where nobody knows
     created_ms INTEGER NOT NULL,
@@ -286,3 +286,13 @@ CREATE TABLE jobs (                 -- long pieces of work
     error      TEXT NOT NULL        -- why it failed or was stopped, '' for none
 ) STRICT;
 CREATE INDEX jobs_open ON jobs (state, job) WHERE ended_ms = 0;
+
+CREATE TABLE activity (               -- how often something happened, kept up to date by apply; never counts down
+    converter_id INTEGER NOT NULL REFERENCES converters,
+    kind         TEXT NOT NULL,     -- captured, attempt, delivery
+    result       TEXT NOT NULL,     -- '' of captures, an states.Outcome, an states.Submission
+    times        INTEGER NOT NULL,  -- how often
+    bytes        INTEGER NOT NULL,  -- of the sources that were captured
+    duration_ms  INTEGER NOT NULL,  -- of attempts and deliveries together
+    PRIMARY KEY (converter_id, kind, result)
+) STRICT, WITHOUT ROWID;

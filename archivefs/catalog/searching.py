@@ -14,8 +14,8 @@ from archivefs.catalog.candidates import ALL, FEW, Asked, Numbers
 from archivefs.catalog.catalog import status_number
 from archivefs.catalog.conditions import compile_terms, placed_terms
 from archivefs.catalog.rows import Entry
-from archivefs.events import Status
 from archivefs.query import Query, Term
+from archivefs.states import Status
 
 CHUNK = 200
 """Candidates of many that are looked at together."""

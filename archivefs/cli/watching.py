@@ -20,13 +20,14 @@ from archivefs.archive import Archive
 from archivefs.catalog.jobs import JobRow
 from archivefs.cli.common import archive_root, console, json_option, print_json, with_archive
 from archivefs.errors import JobError, LockedError
-from archivefs.events import JOB_ENDS, Actor, JobState
 from archivefs.fs import mounts
 from archivefs.jobs import engine
 from archivefs.jobs import job as job_files
 from archivefs.jobs.engine import Wanted, run_here
 from archivefs.jobs.job import Job, Progress
 from archivefs.jobs.works import WORKS
+from archivefs.parts import Actor
+from archivefs.states import JOB_ENDS, JobState
 
 LOOK_SECONDS = 0.2
 """Between two looks at a job that a mount does."""

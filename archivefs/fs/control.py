@@ -15,11 +15,11 @@ from archivefs import control
 from archivefs.archive import Archive
 from archivefs.committer import Committer
 from archivefs.errors import ArchiveError, JobError, TooManyError
-from archivefs.events import Actor
 from archivefs.fs.inodes import Fixed
 from archivefs.fs.node import DIR_MODE, Attributes, Directory, File, Handle, Listed, Node
 from archivefs.jobs import engine
 from archivefs.jobs.engine import Engine
+from archivefs.parts import Actor
 
 CONTROL_MODE = 0o100600
 BURST, A_SECOND = 20, 100 / 60

@@ -44,6 +44,7 @@ class Fixed(IntEnum):
     SEARCH = 6
     SEARCH_README = 7
     JOBS = 8
+    METRICS = 9
     CONTROL = 16
     JOB = 1 << 59
 

@@ -29,7 +29,8 @@ Removing a file from inbox/ does not remove it from the archive.
 COMMAND with the files in control/: each says how when it is read. To convert again what failed:
   echo status=failed > control/retry
 
-stats.json has the numbers, health.json what needs attention. Dates are in the time zone {zone}.
+stats.json has the numbers, health.json what needs attention, metrics both for Prometheus.
+Dates are in the time zone {zone}.
 The same from a terminal: archivefs --archive {root} status | ls | show ID | restore ID... FOLDER
 """
 _SEARCH = """\

@@ -22,13 +22,13 @@ from archivefs.catalog.catalog import day_text
 from archivefs.catalog.reader import Reader
 from archivefs.catalog.rows import Entry
 from archivefs.errors import QueryError
-from archivefs.events import STATUSES, Status
 from archivefs.fs import inodes
 from archivefs.fs.entry import EntryDir, EntryNodes, entry_attributes
 from archivefs.fs.inodes import Fixed
 from archivefs.fs.listings import Row, Send
 from archivefs.fs.node import BRIEFLY, DIR_MODE, Attributes, Directory, Listed, Node
 from archivefs.query import Query
+from archivefs.states import STATUSES, Status
 
 PAGE = 500
 """Entries that are found at once."""

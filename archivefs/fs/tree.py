@@ -1,8 +1,10 @@
 """The whole tree: which node an inode number stands for, and what lies in the root."""
 
+import math
+import time
 from collections.abc import Iterator, Sequence
 
-from archivefs import describe, statistics
+from archivefs import describe, metrics, statistics
 from archivefs.archive import Archive
 from archivefs.catalog.catalog import Change
 from archivefs.errors import ArchiveError, UnknownEntryError
@@ -59,6 +61,8 @@ class Tree:
         self, archive: Archive, inbox: Inbox, cache: FrameCache, control: Control, jobs: JobsTree
     ) -> None:
         self.archive = archive
+        self._cache = cache
+        self._last_metrics = (-math.inf, b"")
         self._control = control
         self._jobs = jobs
         self.inbox = inbox
@@ -78,6 +82,7 @@ class Tree:
             (int(Fixed.JOBS), b"jobs"),
             (int(Fixed.STATS), b"stats.json"),
             (int(Fixed.HEALTH), b"health.json"),
+            (int(Fixed.METRICS), b"metrics"),
         ]
 
     def reload(self) -> None:
@@ -108,6 +113,15 @@ class Tree:
             case _:
                 return self.entries.node(ino)
 
+    def _metrics(self) -> bytes:
+        """As they were within the last second: who opens them has looked at their size just before."""
+        now = time.monotonic()
+        made, content = self._last_metrics
+        if now - made > BRIEFLY:
+            content = metrics.text(self.archive, self._cache.taken())
+            self._last_metrics = now, content
+        return content
+
     def _fixed(self, ino: int) -> Node:
         match ino:
             case Fixed.ROOT:
@@ -124,6 +138,8 @@ class Tree:
                 return Live(ino, lambda: describe.as_file(statistics.collect(self.archive)), self.changed_ns)
             case Fixed.HEALTH:
                 return Live(ino, lambda: describe.as_file(statistics.health(self.archive)), self.changed_ns)
+            case Fixed.METRICS:
+                return Live(ino, self._metrics, self.changed_ns)
             case Fixed.CONTROL:
                 return ControlDir(self._fixed, self.changed_ns)
         if inodes.query_counter(ino):

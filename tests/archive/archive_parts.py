@@ -16,8 +16,8 @@ import apsw
 from archivefs.archive import CATALOG, Archive
 from archivefs.catalog import trigrams
 from archivefs.catalog.rows import DictionaryRow, Entry
-from archivefs.events import Outcome, Status
 from archivefs.operations import AddDictionary, BeginAttempt, Capture, FinishAttempt, Receipt, Report
+from archivefs.states import Outcome, Status
 from archivefs.store import dictionaries
 from archivefs.transaction import Operation
 

@@ -16,10 +16,11 @@ from archive_parts import (
 from archivefs import control
 from archivefs.archive import Archive, rebuild
 from archivefs.catalog.rows import Entry
-from archivefs.events import Actor, JobState, Status
 from archivefs.jobs.engine import Wanted, run_here
 from archivefs.jobs.job import Job, Progress
 from archivefs.jobs.works import WORKS
+from archivefs.parts import Actor
+from archivefs.states import JobState, Status
 from archivefs.verify.findings import Severity
 from archivefs.verify.verify import Scope, verify_folder
 

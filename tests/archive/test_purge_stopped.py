@@ -23,11 +23,12 @@ from retention_parts import ME, all_is_well, disk, left, tell, work
 from archivefs import control
 from archivefs.archive import Archive
 from archivefs.errors import ArchiveError
-from archivefs.events import JobState, PurgeEnded, Status
+from archivefs.events import PurgeEnded
 from archivefs.jobs.engine import Wanted, run_here
 from archivefs.jobs.job import Job, Steps, get
 from archivefs.jobs.works import WORKS
 from archivefs.retention import purge as purging
+from archivefs.states import JobState, Status
 from archivefs.store.journal import Journal
 from archivefs.transaction import Operation
 

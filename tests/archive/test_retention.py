@@ -10,10 +10,10 @@ from retention_parts import all_is_well, disk, left, purge, tell, work
 from archivefs import config
 from archivefs.archive import Archive
 from archivefs.errors import ConfigError, ControlError, QueryError, RetentionError, UnknownEntryError
-from archivefs.events import Outcome, Status
 from archivefs.operations import BeginAttempt, Retry
 from archivefs.retention import choosing, forecast
 from archivefs.retention.operations import Retain
+from archivefs.states import Outcome, Status
 
 BASE = """\
 schema_version = 1

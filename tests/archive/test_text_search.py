@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from archivefs.archive import Archive, rebuild
 from archivefs.catalog import candidates, trigrams
 from archivefs.catalog.trigrams import BATCH
-from archivefs.events import Outcome
 from archivefs.operations import BeginAttempt, FinishAttempt
 from archivefs.query import parse
+from archivefs.states import Outcome
 
 COUNT = 6 * candidates.FEW + 10
 TOML = """\

@@ -38,8 +38,9 @@ from archive_parts import (
 from archivefs.archive import CATALOG, Archive
 from archivefs.catalog.catalog import VOID_REASON
 from archivefs.cli.main import main
-from archivefs.events import Event, Outcome, Status, decode
+from archivefs.events import Event, decode
 from archivefs.operations import BeginAttempt, Report, Touch
+from archivefs.states import Outcome, Status
 from archivefs.verify.findings import EXIT_CODES, Severity
 
 MIB = 1 << 20

@@ -23,7 +23,7 @@ from archivefs.archive import Archive
 from archivefs.catalog import trigrams
 from archivefs.catalog.reader import Reader
 from archivefs.catalog.rows import Entry
-from archivefs.events import FINAL, Status
+from archivefs.states import FINAL, Status
 from archivefs.verify.findings import Severity
 from archivefs.verify.verify import Scope, verify
 

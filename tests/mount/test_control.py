@@ -10,7 +10,8 @@ import pytest
 from mount_parts import Make, Mounted, an_archive, archivefs, config, converter, names_in, run
 from test_tree_security import ALICE, AS_ROOT, NO, OTHERS, ask, open_folder
 
-from archivefs.events import Configured, Retried, Status
+from archivefs.events import Configured, Retried
+from archivefs.states import Status
 from archivefs.store.journal import Journal
 
 ICT = config(

@@ -12,7 +12,8 @@ from mount_parts import Make, Mounted, an_archive, archivefs, config, converter,
 from test_control import refused, shell, told
 from test_tree_security import ALICE, AS_ROOT, BOB, NO, ask, open_folder
 
-from archivefs.events import JobState, PurgeBegun, Status
+from archivefs.events import PurgeBegun
+from archivefs.states import JobState, Status
 from archivefs.store.journal import Journal
 
 FILES = config(converter("files"))

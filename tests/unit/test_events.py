@@ -9,38 +9,31 @@ from hypothesis import strategies as st
 
 from archivefs import events
 from archivefs.events import (
-    Actor,
     Adopted,
     AttemptFinished,
     AttemptStarted,
     Captured,
     CodeKept,
     Configured,
-    Content,
     Created,
     DeliveryAttempted,
     DeliveryDecided,
     DictionaryTrained,
     Dropped,
-    Location,
-    Member,
-    Move,
-    Outcome,
     Rebuilt,
     Repacked,
     Repaired,
     Retried,
     Routed,
     SegmentsRemoved,
-    Setting,
-    Status,
-    Submission,
     TailCut,
     TailDropped,
     Touched,
     Verified,
     Voided,
 )
+from archivefs.parts import Actor, Content, Location, Member, Move, Setting
+from archivefs.states import STATUSES, Outcome, Status, Submission
 
 PLACE = Location(segment="2026/02/13/ict.sources.zst", offset=10, header=20, stored=30, length=70)
 ID = "20260213T120000000-a1b2c3"
@@ -156,7 +149,7 @@ def test_a_move_is_an_array_in_its_documented_order() -> None:
 
 
 def test_the_order_of_statuses_never_changes() -> None:
-    assert " ".join(events.STATUSES) == (
+    assert " ".join(STATUSES) == (
         "pending converting success failed suspended skipped rejected archived superseded quarantined"
     )
 

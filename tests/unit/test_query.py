@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from archivefs import query
 from archivefs.errors import QueryError
-from archivefs.events import Status
 from archivefs.query import Query, Term, parse
+from archivefs.states import Status
 
 OSLO = ZoneInfo("Europe/Oslo")
 ZONES = st.sampled_from(
