@@ -1,0 +1,270 @@
+"""Replay: the past converted again on a mount, with the code of then, of now and of a folder."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mount_parts import Make, Mounted, archivefs, config, converter, names_in
+from receiver_parts import Received, Reply, ReportServer, report_server
+from test_control import refused, told
+
+from archivefs.catalog.reader import Reader
+from archivefs.catalog.rows import Attempt
+from archivefs.events import Replayed
+from archivefs.states import Status
+from archivefs.store.journal import Journal
+
+COUNT = 60
+FIRST = """
+import json
+VERSION = "1.0"
+class Ict:
+    name, version = "ict", VERSION
+    def convert(self, source, context):
+        text = source.read_text()
+        if "bad" in text:
+            raise ValueError("cannot read " + text)
+        return {"result": "Passed", "length": len(text), "limit": context.arguments.get("limit")}
+"""
+SECOND = FIRST.replace('"1.0"', '"2.0"').replace('if "bad" in text', 'if "worse" in text').replace(
+    '"result": "Passed"', '"result": "Failed" if len(text) > 6 else "Passed"'
+)  # fmt: skip
+TOML = config(converter("ict", "python:ict:Ict", settle_seconds=0, arguments={"limit": 5}))
+ENDS = ("done", "failed", "cancelled")
+
+
+@pytest.fixture
+def past(mounted: Make, tmp_path: Path) -> Mounted:
+    """A mount with entries that version 1.0 converted; ten of them failed."""
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "ict.py").write_text(FIRST)
+    archive = mounted(TOML, converters=code)
+    for number in range(COUNT):
+        archive.drop(
+            "ict", f"u{number:02}.csv", b"bad %d" % number if number % 6 == 5 else b"unit %d" % number
+        )
+    archive.wait_for("an end of all", lambda: counts(archive) == {"success": 50, "failed": 10}, 60)
+    return archive
+
+
+def counts(archive: Mounted) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for entry in archive.entries():
+        found[entry.status] = found.get(entry.status, 0) + 1
+    return found
+
+
+def fix(archive: Mounted, code: str = SECOND) -> None:
+    (archive.root / "converters" / "ict.py").write_text(code)
+
+
+def ended(archive: Mounted, number: int) -> dict[str, Any]:
+    def facts() -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((archive.point / f"jobs/{number}/job.json").read_bytes())
+        return found
+
+    archive.wait_for("the job's end", lambda: facts()["state"] in ENDS, 60)
+    return facts()
+
+
+def replay(archive: Mounted, *words: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A job made with one line in control/reprocess: its job.json and result.json at its end."""
+    number = told(archive, "reprocess", " ".join(words).encode() + b"\n")["job"]
+    facts = ended(archive, number)
+    return facts, json.loads((archive.point / f"jobs/{number}/result.json").read_bytes())
+
+
+def attempts(archive: Mounted, name: str) -> list[Attempt]:
+    entry = archive.only(name)
+    reader = Reader.open(archive.root / "catalog.sqlite")
+    try:
+        return reader.attempts(entry.n)
+    finally:
+        reader.close()
+
+
+def test_a_converter_is_fixed_compared_and_what_failed_is_replayed(past: Mounted) -> None:
+    before = past.report(past.only("u00.csv"))
+    fix(past)
+    facts, result = replay(past, "converter=ict", "compare=yes", "promote=no")
+    assert (facts["state"], result["successful"], result["failed"]) == ("done", COUNT, 0)
+    compared = result["comparison"]
+    assert (compared["newly_passing"], compared["newly_failing"]) == (10, 0)
+    assert compared["identical"] + compared["changed"] == 50
+    assert compared["changed"] == compared["fields"]["$.result"] > 0
+    folder = past.point / "jobs/1"
+    assert (folder / "comparison.html").read_text().startswith("<!DOCTYPE html>")
+    whole = json.loads((folder / "comparison.json").read_bytes())
+    assert whole["changed"]["$.result"]["examples"][0]["old"] == '"Passed"'
+    assert {flip["kind"] for flip in whole["flips"]} == {"newly_passing"}
+    assert counts(past) == {"success": 50, "failed": 10}
+    assert past.report(past.only("u00.csv")) == before
+    assert names_in(past.entry_dir(past.only("u00.csv")) / "attempts") == ["1", "2"]
+    failed = past.entry_dir(past.only("u05.csv"))
+    assert "error.txt" in names_in(failed)
+
+    _, result = replay(past, "status=failed", "converter=ict")
+    assert (result["total"], result["successful"]) == (10, 10)
+    assert counts(past) == {"success": COUNT}
+    entry = past.only("u05.csv")
+    assert "error.txt" not in names_in(past.entry_dir(entry))
+    assert past.report(entry)["limit"] == 5
+    told_of = past.attempt(entry, 3)
+    assert (told_of["cause"], told_of["job"], told_of["promoted"], told_of["version"]) == (
+        "replay",
+        2,
+        True,
+        "2.0",
+    )
+    assert [each.outcome for each in attempts(past, "u05.csv")] == ["failed", "success", "success"]
+    events = [event for event in Journal(past.root / "journal").read() if isinstance(event, Replayed)]
+    assert len(events) == COUNT + 10
+
+
+def test_the_code_and_the_arguments_of_then_give_the_report_of_then(past: Mounted) -> None:
+    fix(past)
+    archivefs("config", "set", "converters.ict.arguments.limit", "9", "--archive", past.root)
+    done = archivefs("reproduce", "converter=ict", "status=success", "--archive", past.root)
+    assert done.stdout == "50 of 50 reproduced, 0 came out otherwise, 0 skipped\n"
+    assert {len(attempts(past, f"u{n:02}.csv")) for n in range(COUNT)} == {1}
+    _, result = replay(past, "name=u00.csv", "code=original", "arguments=original", "compare=yes")
+    assert result["comparison"]["identical"] == 1
+    _, result = replay(past, "name=u00.csv", "code=original", "set.limit=7", "promote=no")
+    third = attempts(past, "u00.csv")[2]
+    assert (third.version, json.loads(third.arguments), third.promoted) == ("1.0", {"limit": 7}, 0)
+    _, result = replay(past, "name=u00.csv")
+    assert past.report(past.only("u00.csv"))["limit"] == 9
+
+
+def test_a_converter_that_is_not_deterministic_is_named_as_such(past: Mounted) -> None:
+    fix(past, FIRST.replace("import json", "import random").replace('"Passed"', "str(random.random())"))
+    replay(past, "name=u00.csv,u01.csv")
+    done = archivefs("reproduce", "name=u00.csv,u01.csv,u02.csv", "--archive", past.root, code=28)
+    assert done.stdout.splitlines() == [
+        "1 of 3 reproduced, 2 came out otherwise, 0 skipped",
+        "  $.result: 2, not deterministic: two runs differ, too",
+    ]
+
+
+def test_code_that_is_not_installed_is_tried_and_never_promoted(past: Mounted, tmp_path: Path) -> None:
+    fresh = tmp_path / "fresh"
+    fresh.mkdir()
+    (fresh / "ict.py").write_text(SECOND)
+    done = archivefs("reprocess", "--code", fresh, "--compare", "name=u0*", "--archive", past.root)
+    assert done.stdout.startswith("job 1: 10 of 10 converted, 0 failed, 0 skipped\n")
+    assert counts(past) == {"success": 50, "failed": 10}
+    assert [each.promoted for each in attempts(past, "u05.csv")] == [1, 0]
+    shutil.rmtree(fresh)
+    number, said = refused(past, "reprocess", f"name=u00.csv code=path:{fresh}\n".encode())
+    assert (number > 0, "path:FOLDER" in said["error"]) == (True, True)
+
+
+def test_a_replay_goes_on_after_a_kill_and_does_nothing_twice(past: Mounted) -> None:
+    past.killed = True
+    fix(past, SECOND.replace("text = source", "__import__('time').sleep(0.03); text = source"))
+    told(past, "reprocess", b"converter=ict\n")
+
+    def some() -> bool:
+        return any(isinstance(event, Replayed) for event in Journal(past.root / "journal").read())
+
+    past.wait_for("some replays", some, 30)
+    past.kill()
+    past.mount()
+    facts = ended(past, 1)
+    assert (facts["state"], facts["done"], facts["failed"]) == ("done", COUNT, 0)
+    assert {len(attempts(past, f"u{n:02}.csv")) for n in range(COUNT)} == {2}
+
+
+def test_a_replay_is_paused_resumed_and_cancelled(past: Mounted) -> None:
+    told(past, "reprocess", b"converter=ict rate=40\n")
+    control = past.point / "jobs/1/control"
+
+    def facts() -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((past.point / "jobs/1/job.json").read_bytes())
+        return found
+
+    def state() -> str:
+        return str(facts()["state"])
+
+    past.wait_for("its first conversions", lambda: facts()["done"] > 0, 30)
+    control.write_text("pause\n")
+    past.wait_for("the pause", lambda: state() == "paused")
+    assert 0 < facts()["done"] + facts()["failed"] < COUNT
+    control.write_text("resume\n")
+    past.wait_for("its going on", lambda: state() == "running")
+    control.write_text("cancel\n")
+    past.wait_for("its end", lambda: state() == "cancelled")
+
+
+def ids(server: ReportServer) -> list[str]:
+    """Under which ids reports came."""
+    return [each.headers["Idempotency-Key"] for each in server.received]
+
+
+def test_promoted_reports_replace_those_that_the_server_has(mounted: Make, tmp_path: Path) -> None:
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "ict.py").write_text(FIRST)
+
+    def decide(number: int, received: Received) -> Reply:
+        return Reply(500) if 6 <= number < 9 else Reply(200)
+
+    with report_server(decide) as server:
+        submit = (
+            '[converters.ict.submit]\nkind = "http"\n'
+            f'url = "{server.url}"\nretry_delay_seconds = 0.1\nmax_retry_delay_seconds = 0.2\n'
+        )
+        archive = mounted(TOML + submit, converters=code, expected_log=("not delivered", "HTTP"))
+        for number in range(4):
+            archive.drop("ict", f"{number}.csv", b"unit %d" % number)
+        archive.wait_for("four reports", lambda: len(set(ids(server))) == 4, 30)
+        fix(archive)
+        replay(archive, "converter=ict")
+        said = archivefs("reprocess", "--submit", "converter=ict", "--archive", archive.root, code=45).stderr
+        assert "say --yes" in said
+        archivefs("reprocess", "--submit", "--yes", "converter=ict", "--archive", archive.root)
+        archive.wait_for("an empty outbox", lambda: len(ids(server)) >= 8 + 3, 30)
+        archive.wait_for(
+            "the last delivery", lambda: "0 queued" in (archive.point / "control/outbox").read_text(), 30
+        )
+        assert len(set(ids(server))) == 4
+
+
+def test_what_cannot_be_replayed_is_skipped_and_told(past: Mounted) -> None:
+    entry = past.only("u00.csv")
+    archivefs("erase", entry.id, "--reason", "request", "--yes", "--archive", past.root)
+    done = archivefs("reprocess", f"id={entry.id}", "--archive", past.root)
+    assert done.stdout.startswith("job 2: 0 of 0 converted")
+    archivefs("config", "unset", "converters.ict.run", "--archive", past.root)
+    done = archivefs("reprocess", "name=u01.csv", "--archive", past.root, code=28)
+    error = json.loads((past.point / "jobs/3/errors.jsonl").read_bytes())
+    assert "does not say how to convert" in error["error"]
+    plan = archivefs("reprocess", "--dry-run", "--json", "name=u01.csv", "--archive", past.root)
+    assert json.loads(plan.stdout)["entries"] == 0
+    assert (
+        "0 entries would be"
+        in archivefs("reprocess", "--dry-run", "name=u01.csv", "--archive", past.root).stdout
+    )
+
+
+@pytest.mark.parametrize("line", [
+    b"\n", b"compare=yes\n", b"name=* submit=perhaps\n", b"name=* code=old\n", b"name=* code=path:relative\n",
+    b"name=* rate=-1\n", b"name=* rate=fast\n", b"nome=*\n", b"name=* on_error=stop\n", b"name=* name=\n",
+])  # fmt: skip
+def test_what_is_no_replay_is_refused(past: Mounted, line: bytes) -> None:
+    number, said = refused(past, "reprocess", line)
+    assert (number, said["ok"]) != (0, True)
+    assert names_in(past.point / "jobs") == []
+
+
+def test_a_replay_without_a_mount(past: Mounted) -> None:
+    past.umount()
+    fix(past)
+    done = archivefs("reprocess", "--compare", "converter=ict", "--archive", past.root)
+    assert f"job 1: {COUNT} of {COUNT} converted" in done.stdout
+    assert "10 newly passing" in done.stdout
+    past.mount()
+    assert {entry.status for entry in past.entries()} == {Status.SUCCESS}
