@@ -278,6 +278,13 @@ def test_the_sample_has_some_of_everything(tmp_path: Path) -> None:
         "outbox_totals",
         "name_trigrams",
         "error_trigrams",
+        "held",
+        "holds",
+        "holes",
+        "jobs",
+        "plans",
+        "purged",
+        "retained",
     }
     assert {table for table in rows if not rows[table]} == elsewhere
     kinds = [type(event).__name__ for event in events_of(root)]
