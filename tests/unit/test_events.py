@@ -22,13 +22,25 @@ from archivefs.events import (
     DeliveryDecided,
     DictionaryTrained,
     Dropped,
+    HoldAdded,
+    HoldCovered,
+    HoldReleased,
+    JobChanged,
+    JobCreated,
+    JobState,
     Location,
     Member,
     Move,
     Outcome,
+    Planned,
+    PurgeBegun,
+    Purged,
+    PurgeEnded,
+    Purging,
     Rebuilt,
     Repacked,
     Repaired,
+    Retained,
     Retried,
     Routed,
     SegmentsRemoved,
@@ -93,6 +105,16 @@ EXAMPLES = [
     ),
     Repacked(segment=PLACE.segment, moves=[Move(ID, 0, 0, 1, 2, 3, 6), Move(ID, 1, 2, 6, 2, 3, 6)]),
     SegmentsRemoved(segments=["2026/02/13/ict.sources.zst"]),
+    Planned(plan=1, scope="converter=ict", entries=2, bytes=4096, sha256="f" * 64, erase=True),
+    PurgeBegun(plan=1, actor=Actor(uid=0, program="archivefs retention apply")),
+    Purged(plan=1, entries=[Purging(ID, "days = 90 of ict, over on 2026-05-14"), Purging(ID, "erased: ø")]),
+    PurgeEnded(plan=1, entries=2, bytes=4096, kept=1),
+    HoldAdded(hold="complaint 4711", query="'name=* x'", reason="a\nb", last=ID, future=True),
+    HoldCovered(hold="complaint 4711", ids=[ID]),
+    HoldReleased(hold="complaint 4711", reason="settled", actor=Actor(uid=5)),
+    Retained(converter="ict", until="2027-12-31"),
+    JobCreated(job=1, work="repack", request={"query": ["converter=ict"]}, actor=Actor(uid=5)),
+    JobChanged(job=1, state=JobState.FAILED, total=9, done=5, failed=1, skipped=2, error="no space"),
     Verified(scope="all", records=5, bytes=6, findings={"critical": 1}),
     Repaired(what=["checkpoint"], backup="repair-1"),
     Rebuilt(records=5, backup="journal-1"),
@@ -157,7 +179,7 @@ def test_a_move_is_an_array_in_its_documented_order() -> None:
 
 def test_the_order_of_statuses_never_changes() -> None:
     assert " ".join(events.STATUSES) == (
-        "pending converting success failed suspended skipped rejected archived superseded quarantined"
+        "pending converting success failed suspended skipped rejected archived superseded quarantined purged"
     )
 
 
