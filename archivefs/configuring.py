@@ -2,8 +2,9 @@
 
 from archivefs import config, settings
 from archivefs.archive import Archive
-from archivefs.events import Actor, Configured, Setting
+from archivefs.events import Configured
 from archivefs.operations import Note
+from archivefs.parts import Actor, Setting
 
 
 def begin(archive: Archive, data: bytes, actor: Actor) -> tuple[Note, list[Setting]]:

@@ -9,9 +9,10 @@ import msgspec
 from archivefs import names
 from archivefs.archive import Archive
 from archivefs.catalog.outbox import Delivery, Item
+from archivefs.catalog.purging import PurgedRow
 from archivefs.catalog.reader import Reader
 from archivefs.catalog.rows import Attempt, Entry, Stored, arguments_of
-from archivefs.events import Submission
+from archivefs.states import STATUSES, Status, Submission
 
 XATTR = "user.archivefs."
 DELIVERIES = 10
@@ -32,7 +33,8 @@ def entry(archive: Archive, row: Entry) -> dict[str, Any]:
     contents = reader.contents(row.n) if row.attempts else []
     attempts = reader.attempts(row.n) if row.attempts else []
     sent = submissions(reader, row.n) if row.attempts else {}
-    place = reader.location(row)
+    purged = reader.purges.purged(row.n) if row.status is Status.PURGED else None
+    place = reader.location(row) if purged is None else None
     facts: dict[str, Any] = {
         **summary(archive, row),
         "name_hex": names.hex_if_needed(row.name),
@@ -48,12 +50,22 @@ def entry(archive: Archive, row: Entry) -> dict[str, Any]:
         "xattrs": msgspec.json.decode(row.xattrs),
         "members": row.members or "",
         "stored_bytes": row.length,
-        "segment": f"content/{place.segment}",
-        "offset": place.offset,
-        "length": place.length,
+        "segment": f"content/{place.segment}" if place else "",
+        "offset": place.offset if place else "",
+        "length": place.length if place else "",
+        "purged": _purged(archive, purged) if purged else "",
         "attempts": [attempt(each, contents, sent) for each in attempts],
     }
     return {key: value for key, value in facts.items() if value not in ("", [], {})}
+
+
+def _purged(archive: Archive, row: PurgedRow) -> dict[str, Any]:
+    """When, why and by whom the bytes of an entry went, and what it was before."""
+    plan = archive.reader.purges.plan(row.plan)
+    return {
+        "at": time_text(row.purged_ms), "why": row.why, "plan": row.plan, "was": str(STATUSES[row.status]),
+        "by_uid": plan.by_uid if plan is not None and plan.by_uid >= 0 else None,
+    }  # fmt: skip
 
 
 def summary(archive: Archive, row: Entry) -> dict[str, Any]:

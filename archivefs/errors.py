@@ -124,14 +124,14 @@ class TooManyError(ControlError):
 class JobError(ArchiveError):
     """There is no such job, or it is in a state that does not allow what a command asks for."""
 
-    exit_code = 54
+    exit_code = 55
     errno = _errno.EINVAL
 
 
 class RetentionError(ArchiveError):
     """A plan cannot be applied as it is, or a hold is not what a command says."""
 
-    exit_code = 53
+    exit_code = 56
     errno = _errno.EBUSY
 
 

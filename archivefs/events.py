@@ -1,139 +1,15 @@
-"""The facts: one struct for each kind of journal event. Imports nothing of archivefs.
+"""The facts: one struct for each kind of journal event.
 
 An event is written as one JSON object a line (docs/format.md). Fields with their default value are left
 out of the line. ``seq``, ``at`` and ``prev`` are filled in by the journal when the event is appended.
 """
 
-from enum import StrEnum
 from typing import Any
 
 import msgspec
 
-
-class Status(StrEnum):
-    """Where an entry stands. The order is the order of the catalog's numbers and must never change."""
-
-    PENDING = "pending"
-    CONVERTING = "converting"
-    SUCCESS = "success"
-    FAILED = "failed"
-    SUSPENDED = "suspended"
-    SKIPPED = "skipped"
-    REJECTED = "rejected"
-    ARCHIVED = "archived"
-    SUPERSEDED = "superseded"
-    QUARANTINED = "quarantined"
-    PURGED = "purged"
-
-
-STATUSES = tuple(Status)
-WAITING = frozenset({Status.PENDING, Status.SUSPENDED})
-"""Statuses from which a conversion can start by itself."""
-FINAL = frozenset(Status) - {Status.PENDING, Status.CONVERTING, Status.SUSPENDED}
-"""Statuses in which nothing more happens by itself."""
-UNPURGEABLE = (frozenset(Status) - FINAL) | {Status.QUARANTINED, Status.PURGED}
-"""Statuses of entries of which nothing may be purged, whoever asks."""
-
-
-class Outcome(StrEnum):
-    """How one attempt ended.
-
-    ``interrupted``: the daemon stopped, the entry waits again. ``transient``: a fault of the machine, not of
-    the source or its converter.
-    """
-
-    SUCCESS = "success"
-    FAILED = "failed"
-    SUSPENDED = "suspended"
-    SKIPPED = "skipped"
-    REJECTED = "rejected"
-    INTERRUPTED = "interrupted"
-    TRANSIENT = "transient"
-
-
-class Cause(StrEnum):
-    """Why an attempt was made. ``request``: a person asked for it with ``archivefs retry``."""
-
-    CAPTURE = "capture"
-    RETRY = "retry"
-    REQUEST = "request"
-
-
-AUTOMATIC = frozenset({Cause.RETRY})
-"""Causes of attempts that follow by themselves from an earlier one."""
-
-
-class Submission(StrEnum):
-    """Where a report in the outbox stands. ``refused``: its receiver does not want it as it is."""
-
-    QUEUED = "queued"
-    SENT = "sent"
-    REFUSED = "refused"
-    DROPPED = "dropped"
-
-
-class JobState(StrEnum):
-    """Where a long piece of work stands."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    PAUSED = "paused"
-    DONE = "done"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-
-JOB_ENDS = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED})
-"""States that a job does not leave."""
-
-
-class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Base of the plain parts of events."""
-
-
-class Location(Record, frozen=True, kw_only=True):
-    """Where a record lies: bytes ``offset .. offset + length`` of ``content/segment``.
-
-    ``header`` and ``stored`` are the lengths of the header frame and of the content frames behind it;
-    what remains of ``length`` is the frame table.
-    """
-
-    segment: str
-    offset: int
-    header: int
-    stored: int
-    length: int
-
-
-class Actor(Record, frozen=True, kw_only=True):
-    """Who caused an event: the uid the kernel vouched for, and the program where it is known."""
-
-    uid: int
-    program: str = ""
-
-
-class Content(Record, frozen=True, kw_only=True):
-    """A stored piece of an attempt: a report or its log. ``location`` is None where it was not kept."""
-
-    name: str
-    size: int
-    sha256: str
-    location: Location | None = None
-
-
-class Member(msgspec.Struct, frozen=True, array_like=True):
-    """A file or folder in a source that is a folder; in a line it is an array in this order.
-
-    ``path`` is relative to the folder, ``path_hex`` its exact bytes where they are not UTF-8. ``mode`` has
-    the kind in it, as stat(2) gives it. The bytes of a file begin at ``offset`` of the content, a tar.
-    """
-
-    path: str
-    path_hex: str
-    mode: int
-    size: int
-    mtime_ns: int
-    offset: int
+from archivefs.parts import Actor, Content, Location, Member, Move, Purging, Setting
+from archivefs.states import JobState, Outcome, Status, Submission
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind"):
@@ -264,14 +140,6 @@ class DeliveryDecided(Event, frozen=True, kw_only=True, tag="delivery_decided"):
     state: Submission
 
 
-class Setting(Record, frozen=True, kw_only=True):
-    """A key of archive.toml whose value changed; None where it was not there, or is not any more."""
-
-    key: str
-    old: Any = None
-    new: Any = None
-
-
 class Configured(Event, frozen=True, kw_only=True, tag="configured"):
     """archive.toml changed, by a command or under a mount that read it again.
 
@@ -384,21 +252,6 @@ class CodeKept(Event, frozen=True, kw_only=True, tag="code_kept"):
     version: str = ""
 
 
-class Move(msgspec.Struct, frozen=True, array_like=True):
-    """A record that was written again: the source (attempt 0), a log or a report, and its new place.
-
-    In a line it is an array in this order, for there are many.
-    """
-
-    id: str
-    attempt: int
-    ordinal: int
-    offset: int
-    header: int
-    stored: int
-    length: int
-
-
 class Repacked(Event, frozen=True, kw_only=True, tag="repacked"):
     """Records were written again, smaller, to ``segment``; their content is the same."""
 
@@ -430,13 +283,6 @@ class PurgeBegun(Event, frozen=True, kw_only=True, tag="purge_begun"):
     """From now on the purge of a plan goes on until it is done, whatever stops it meanwhile."""
 
     plan: int
-
-
-class Purging(msgspec.Struct, frozen=True, array_like=True):
-    """An entry that is purged, and the rule that says so; in a line it is an array, for there are many."""
-
-    id: str
-    why: str
 
 
 class Purged(Event, frozen=True, kw_only=True, tag="purged"):
@@ -577,6 +423,18 @@ AnyEvent = (
     | Repaired
     | Rebuilt
 )
+
+
+def entries_of(event: AnyEvent) -> list[str]:
+    """The ids of the entries that an event tells of; none where it is about the archive itself."""
+    own = getattr(event, "id", "")
+    found = [own] if isinstance(own, str) and own else []
+    if isinstance(event, Captured):
+        found += event.supersedes
+    elif isinstance(event, Repacked):
+        found += [move.id for move in event.moves]
+    return found
+
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[AnyEvent] = msgspec.json.Decoder(AnyEvent)

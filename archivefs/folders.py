@@ -13,7 +13,7 @@ from typing import IO, NamedTuple
 
 from archivefs import names
 from archivefs.errors import ContentDamagedError
-from archivefs.events import Member
+from archivefs.parts import Member
 
 PIECE_BYTES = 1 << 20
 _BLOCK = tarfile.BLOCKSIZE

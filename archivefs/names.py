@@ -32,6 +32,16 @@ def safe(text: str) -> str:
     return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
 
 
+def size_text(size: int) -> str:
+    """Bytes for people: ``17.4 MB``."""
+    amount, unit = float(size), "B"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if amount < 1000 or unit == "TB":
+            break
+        amount /= 1000
+    return f"{size} B" if unit == "B" else f"{amount:.1f} {unit}"
+
+
 def hex_if_needed(name: bytes) -> str:
     """The exact bytes in hexadecimal where ``text`` loses something, else the empty string."""
     return "" if text(name).encode() == name else name.hex()

@@ -13,30 +13,24 @@ from archivefs.catalog.catalog import DROP_REASON
 from archivefs.config import ConverterConfig
 from archivefs.errors import ArchiveError
 from archivefs.events import (
-    WAITING,
-    Actor,
     Adopted,
     AttemptFinished,
     AttemptStarted,
     Captured,
     CodeKept,
-    Content,
     DictionaryTrained,
     Dropped,
     Event,
-    Location,
-    Member,
-    Move,
-    Outcome,
     Repacked,
     Retried,
     Routed,
     SegmentsRemoved,
-    Status,
     Touched,
 )
 from archivefs.packing import REPORTS, SOURCES, Packing
+from archivefs.parts import Actor, Content, Location, Member, Move
 from archivefs.routing import UNROUTED
+from archivefs.states import WAITING, Outcome, Status
 from archivefs.statuses import (
     IMPORT_REASON,
     NO_CONVERTER_REASON,

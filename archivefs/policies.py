@@ -6,7 +6,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from archivefs.events import UNPURGEABLE, Status
+from archivefs.states import UNPURGEABLE, Status
 
 Bytes = Annotated[int, Meta(ge=1)]
 KEEPABLE = tuple(status for status in Status if status not in UNPURGEABLE)

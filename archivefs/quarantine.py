@@ -4,8 +4,9 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-from archivefs.events import Actor, TailDropped
+from archivefs.events import TailDropped
 from archivefs.operations import Note
+from archivefs.parts import Actor
 
 FOLDER = "quarantine"
 

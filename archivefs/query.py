@@ -7,14 +7,14 @@ checked and become typed terms; ``catalog/conditions.py`` alone knows how the ca
 import difflib
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from archivefs.config import parse_size
 from archivefs.errors import QueryError
-from archivefs.events import STATUSES, Status
+from archivefs.states import STATUSES, Status
 
 NO_LIMIT = 2**62
 MAX_ALTERNATIVES = 500
@@ -66,7 +66,8 @@ def _sha256(value: str, zone: ZoneInfo) -> tuple[Value, ...]:
 def _status(value: str, _: ZoneInfo) -> tuple[Value, ...]:
     for each in value.split(","):
         if each not in STATUSES:
-            raise ValueError("one of " + ", ".join(STATUSES))
+            near = _meant(each, STATUSES)
+            raise ValueError("one of " + ", ".join(STATUSES) + (f"; {near}" if near else ""))
     return tuple(Status(each) for each in value.split(","))
 
 
@@ -127,16 +128,40 @@ KEYS: Mapping[str, Parser] = {
 }
 
 
+MEANING: Mapping[str, str] = {
+    "id": "archive ids",
+    "converter": "names of converters",
+    "status": ", ".join(STATUSES),
+    "from": "captured then or later: YYYY-MM-DD, or a time such as 2026-02-13T14:30:22",
+    "to": "captured then or earlier; a day or second counts to its end",
+    "date": "captured on one of these days, YYYY-MM-DD",
+    "name": "patterns of the whole name: * any letters, ? one, [abc] one of these",
+    "sha256": "of the source, or its first 6 or more digits",
+    "text": "anywhere in the name or in an error message, in upper or lower case",
+    "version": "of the converter, in any attempt",
+    "report": "yes or no: whether it has any",
+    "min_size": "of the source, such as 10 kB",
+    "max_size": "of the source",
+    "limit": "at most so many, the newest",
+}
+"""What a person may write behind each key."""
+
+
+def split(text: str) -> list[str]:
+    """The words of a query, quoted as in a shell. Raises ``QueryError``."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise QueryError(f"the query {text!r} is not quoted well: {error}") from None
+
+
 def parse(words: str | list[str], zone: ZoneInfo) -> Query:
     """Check a query: one text with shell quoting, or words that a shell has already split.
 
     An empty query selects everything. Raises ``QueryError`` naming the key, the value and what is allowed.
     """
     if isinstance(words, str):
-        try:
-            words = shlex.split(words)
-        except ValueError as error:
-            raise QueryError(f"the query {words!r} is not quoted well: {error}") from None
+        words = split(words)
     limit = NO_LIMIT
     terms: list[Term] = []
     for word in words:
@@ -146,7 +171,7 @@ def parse(words: str | list[str], zone: ZoneInfo) -> Query:
         if value.count(",") >= MAX_ALTERNATIVES:
             raise QueryError(f"{key}=...: more than {MAX_ALTERNATIVES} alternatives; ask in several queries")
         if not separator or not value:
-            raise QueryError(f'"{word}" is no condition; write key=value with a key of: {_known()}')
+            raise QueryError(_no_condition(word))
         if key == "limit":
             limit = _limit(value)
         elif key in KEYS:
@@ -155,14 +180,30 @@ def parse(words: str | list[str], zone: ZoneInfo) -> Query:
             except ValueError as error:
                 raise QueryError(f"{key}={value}: must be {error}") from None
         else:
-            near = difflib.get_close_matches(key, [*KEYS, "limit"], 1)
-            hint = f'did you mean "{near[0]}"? ' if near else ""
-            raise QueryError(f'unknown key "{key}": {hint}allowed are: {_known()}')
+            hints = [f'unknown key "{key}":', _meant(key, MEANING), f"allowed are: {_known()}"]
+            raise QueryError(" ".join(filter(None, hints)))
     return Query(tuple(terms), limit)
 
 
 def _known() -> str:
-    return " ".join([*KEYS, "limit"])
+    return " ".join(MEANING)
+
+
+def _meant(word: str, allowed: Iterable[str]) -> str:
+    """What a person may have wanted to write, '' for nothing near."""
+    near = difflib.get_close_matches(word.lower(), list(allowed), 3)
+    return "did you mean " + " or ".join(f'"{each}"' for each in near) + "?" if near else ""
+
+
+def _no_condition(word: str) -> str:
+    """What a word lacks, and what it would be as a condition."""
+    told = f'"{word}" is no condition; write key=value with a key of: {_known()}'
+    key, separator, _ = word.partition("=")
+    if separator:
+        return f"{told}; {key}= takes: {MEANING[key]}" if key in MEANING else told
+    if word in STATUSES:
+        return f"{told}; such as status={word}"
+    return f"{told}; such as text={shlex.quote(word)}" if word else told
 
 
 def _limit(value: str) -> int:

@@ -10,8 +10,10 @@ from collections.abc import Callable
 
 from archivefs.catalog.reader import Reader
 from archivefs.errors import ContentDamagedError
-from archivefs.events import AttemptFinished, Event, Location, Outcome, Status, Voided
+from archivefs.events import AttemptFinished, Event, Voided
 from archivefs.operations import captured_event
+from archivefs.parts import Location
+from archivefs.states import Outcome, Status
 from archivefs.store import recovery
 from archivefs.store.content import ContentReader
 from archivefs.store.durable import sync_file

@@ -11,7 +11,7 @@ from archivefs.archive import Archive
 from archivefs.catalog.rows import Entry
 from archivefs.errors import DestinationExistsError
 from archivefs.folders import Packed
-from archivefs.store.durable import sync_dir, sync_file
+from archivefs.store.durable import make_dirs, sync_dir, sync_file
 
 
 def target_of(entry: Entry, dest: Path, *, single: bool) -> bytes:
@@ -25,6 +25,21 @@ def target_of(entry: Entry, dest: Path, *, single: bool) -> bytes:
         return os.fsencode(dest)
     what = "exists and is no folder" if os.path.lexists(dest) else "is no folder"
     raise DestinationExistsError(f"{dest} {what}; give a folder that exists")
+
+
+def path_of(archive: Archive, entry: Entry) -> bytes:
+    """Where a source stands among all others: ``CONVERTER/YYYY-MM-DD/NAME``, by its name in sources/."""
+    converter = archive.reader.converter_name(entry.converter_id)
+    return os.fsencode(f"{converter}/{entry.day_text}/") + entry.flat_name
+
+
+def target_among(archive: Archive, entry: Entry, dest: Path) -> bytes:
+    """That below ``dest``, whose folders are made. Raises ``DestinationExistsError``, ``OSError``."""
+    path = path_of(archive, entry)
+    if not dest.is_dir():
+        raise DestinationExistsError(f"{dest} is no folder; give one that exists")
+    make_dirs(dest / os.fsdecode(os.path.dirname(path)))  # noqa: PTH120  names are bytes
+    return os.fsencode(dest) + b"/" + path
 
 
 def restore(archive: Archive, entry: Entry, target: bytes) -> None:

@@ -17,7 +17,8 @@ import msgspec
 from archivefs import config
 from archivefs.config import FILE, Config, ConverterConfig, SubmitConfig
 from archivefs.errors import ConfigError
-from archivefs.events import Configured, Event, Setting
+from archivefs.events import Configured, Event
+from archivefs.parts import Setting
 from archivefs.store.durable import FILE_MODE, replacing, sync_dir, write_all
 
 if TYPE_CHECKING:

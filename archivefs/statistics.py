@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from archivefs.archive import Archive
-from archivefs.events import STATUSES, Submission
+from archivefs.states import STATUSES, Submission
 
 ALARM_FAILURES = 3
 """Failed deliveries of one report after which a person should look; fewer are a server that restarts."""

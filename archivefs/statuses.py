@@ -4,8 +4,8 @@ from archivefs import names
 from archivefs.catalog.catalog import VOID_REASON
 from archivefs.catalog.rows import Entry
 from archivefs.config import Config, ConverterConfig
-from archivefs.events import Status
 from archivefs.routing import ROUTING_REASON, UNROUTED, candidates
+from archivefs.states import Status
 
 NO_CONVERTER_REASON = "it fits no converter"
 """``reason`` of an entry that stays ``unrouted``."""

@@ -16,21 +16,19 @@ from archivefs.catalog.rows import Entry
 from archivefs.config import Config
 from archivefs.errors import ArchiveError, UnknownEntryError
 from archivefs.events import (
-    WAITING,
     Adopted,
     AttemptFinished,
     AttemptStarted,
     Captured,
     Dropped,
     Event,
-    Location,
-    Move,
     Retried,
     Routed,
-    Status,
     encode,
 )
 from archivefs.packing import Packing
+from archivefs.parts import Location, Move
+from archivefs.states import WAITING, Status
 from archivefs.store.dictionaries import Dictionary
 from archivefs.store.frames import Encoded, RecordHeader
 from archivefs.store.store import Mark, Store

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from archivefs.archive import Archive
-from archivefs.events import Outcome, Status
 from archivefs.operations import BeginAttempt, Capture, FinishAttempt, Operation, Receipt, Report
+from archivefs.states import Outcome, Status
 
 FIRST_DAY = int(datetime(2021, 1, 1, 6, tzinfo=UTC).timestamp() * 1000)
 PER_DAY = 10_000

@@ -16,9 +16,9 @@ from archivefs.bulk.helpers import COUNT, Helpers
 from archivefs.bulk.read import How, Source, Taken
 from archivefs.bulk.walk import Found, LeftOut, Why
 from archivefs.errors import ArchiveError
-from archivefs.events import Actor
 from archivefs.operations import Capture, Receipt
 from archivefs.packing import SOURCES
+from archivefs.parts import Actor
 from archivefs.store.frames import Encoded
 
 GROUP = 1000

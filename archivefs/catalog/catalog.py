@@ -17,52 +17,31 @@ import apsw
 import msgspec
 
 from archivefs import names
-from archivefs.catalog import jobs, naming, outbox, purging
+from archivefs.catalog import activity, naming, notes, outbox, purging, totals, trigrams
 from archivefs.catalog.connection import connect, fill_in_one_go
 from archivefs.errors import OtherSchemaError
 from archivefs.events import (
-    STATUSES,
     Adopted,
     AnyEvent,
     AttemptFinished,
     AttemptStarted,
     Captured,
-    CodeKept,
-    Configured,
-    Content,
-    Created,
     DeliveryAttempted,
     DeliveryDecided,
-    DictionaryTrained,
     Dropped,
-    HoldAdded,
-    HoldCovered,
-    HoldReleased,
-    JobChanged,
-    JobCreated,
-    Location,
-    Move,
-    Planned,
-    PurgeBegun,
     Purged,
-    PurgeEnded,
-    Rebuilt,
     Repacked,
-    Repaired,
-    Retained,
     Retried,
     Routed,
     SegmentsRemoved,
-    Status,
-    TailCut,
-    TailDropped,
     Touched,
-    Verified,
     Voided,
 )
+from archivefs.parts import Content, Location, Move
 from archivefs.routing import UNROUTED
+from archivefs.states import STATUSES, Status
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 10
 SHORT_NAME = 200
 """A name up to this length is not shortened in that of its directory, nor is another one shortened to it."""
 DROP_REASON = "dropped from quarantine"
@@ -130,13 +109,16 @@ class Catalog:
         fresh = self.db.execute("SELECT count(*) FROM sqlite_schema").get == 0
         self._segments: dict[str, int] = {}
         self._converters: dict[str, int] = {}
+        self._latest = -1, 0
+        """Number and day of the entry that was captured last."""
         if fresh:
             schema = importlib.resources.files("archivefs.catalog").joinpath("schema.sql").read_text()
             with self.transaction():
                 self.db.execute(schema)
-                self._set_meta("schema", SCHEMA_VERSION)
-                self._set_meta("applied_seq", 0)
-                self._set_meta("applied_sha256", "0" * 64)
+                notes.set_meta(self.db, "schema", SCHEMA_VERSION)
+                notes.set_meta(self.db, "applied_seq", 0)
+                notes.set_meta(self.db, "applied_sha256", "0" * 64)
+                notes.set_meta(self.db, "turned_back", 0)
         found = self._meta("schema")
         if found != SCHEMA_VERSION:
             self.db.close()
@@ -180,9 +162,6 @@ class Catalog:
         except apsw.SQLError:
             return None
 
-    def _set_meta(self, key: str, value: object) -> None:
-        self.db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
-
     @property
     def applied(self) -> tuple[int, str]:
         """Number and hash of the last journal line that is in the catalog."""
@@ -201,12 +180,17 @@ class Catalog:
     def apply_all(self, batch: Sequence[AnyEvent], head_sha256: str) -> list[Change]:
         """Apply consecutive events in one transaction; ``head_sha256`` is the hash of the last one's line."""
         changes: list[Change] = []
+        tally = activity.Tally()
         with self.transaction():
             for event in batch:
-                changes.extend(self.apply(event))
+                made = self.apply(event)
+                if made:
+                    tally.take(event, made[0].converter_id)
+                    changes.extend(made)
+            tally.write(self.db)
             if batch:
-                self._set_meta("applied_seq", batch[-1].seq)
-                self._set_meta("applied_sha256", head_sha256)
+                notes.set_meta(self.db, "applied_seq", batch[-1].seq)
+                notes.set_meta(self.db, "applied_sha256", head_sha256)
         return changes
 
     def apply(self, event: AnyEvent) -> list[Change]:
@@ -236,47 +220,14 @@ class Catalog:
             case DeliveryDecided():
                 outbox.decided(self.db, event)
                 return self._unmoved(event.id)
-            case DictionaryTrained():
-                self.db.execute(
-                    "INSERT INTO dictionaries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (event.number, event.name, event.converter, event.content, event.samples, event.size,
-                     event.sha256, event.day, event.seq),
-                )  # fmt: skip
-            case CodeKept():
-                self.db.execute(
-                    "INSERT OR IGNORE INTO code VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                    (event.converter, event.sha256, event.size, event.files, event.run, event.distribution,
-                     event.version, event.seq),
-                )  # fmt: skip
             case Repacked():
                 return self._repacked(event)
             case Purged():
                 return self._purged(event)
-            case (
-                Planned()
-                | PurgeBegun()
-                | PurgeEnded()
-                | HoldAdded()
-                | HoldCovered()
-                | HoldReleased()
-                | Retained()
-            ):
-                purging.apply(self.db, event)
             case SegmentsRemoved():
                 self._gone(event.segments)
-            case JobCreated() | JobChanged():
-                jobs.apply(self.db, event)
-            case Created():
-                self._set_meta("timezone", event.timezone)
-                self._set_meta("format", event.format)
-            case Configured():
-                self._set_meta("config_before", event.before)
-                self._set_meta("config_after", event.after)
-            case Verified():
-                self._set_meta("verified_at", event.at)
-                self._set_meta("verified_part", event.part)
-            case TailCut() | TailDropped() | Repaired() | Rebuilt():
-                pass
+            case _:
+                notes.apply(self.db, event)
         return []
 
     # -- entries ---------------------------------------------------------------------------------------
@@ -300,7 +251,7 @@ class Catalog:
             event.mtime_ns, event.mode, event.uid, event.gid, event.captured_ms, event.reason,
             msgspec.json.encode(event.xattrs).decode(), "",
             event.due_ms, 0, event.seq, self._segment_id(place), place.offset, place.header,
-            place.stored, place.length, -1.0, len(event.members),
+            place.stored, place.length, -1.0, len(event.members), 0,
         )  # fmt: skip
         self.db.execute(f"INSERT INTO entries VALUES (NULL{', ?' * len(row)})", row)
         n = self.db.last_insert_rowid()
@@ -312,12 +263,23 @@ class Catalog:
                 for ordinal, each in enumerate(event.members, 1)
             ],
         )  # fmt: skip
-        self._count(converter_id, day, event.status, 1, event.size, place.length)
+        if self._turns_back(n, day):
+            notes.set_meta(self.db, "turned_back", n)
+        trigrams.name_added(self.db, n)
+        totals.count(self.db, converter_id, day, _NUMBER[event.status], (1, event.size, place.length, 0))
         changes = [Change(n, event.id, converter_id, day, None, event.status)]
         for earlier in event.supersedes:
             self.db.execute("UPDATE entries SET superseded_by = ? WHERE id = ?", (event.id, earlier))
             changes += self._move(earlier, Status.SUPERSEDED, 0, event.seq)
         return changes
+
+    def _turns_back(self, n: int, day: int) -> bool:
+        """Whether the clock was set back over midnight since the entry before."""
+        before_n, before = self._latest
+        if before_n != n - 1:  # after opening, or after a transaction that failed
+            before = self.db.execute("SELECT day FROM entries WHERE n = ?", (n - 1,)).get or 0
+        self._latest = n, day
+        return day < before
 
     def _twin(self, captured_ms: int, digits: str, name: bytes, converter_id: int, day: int) -> int:
         return naming.twin(self.db, ZoneInfo(self.timezone), captured_ms, digits, name, converter_id, day)
@@ -325,13 +287,13 @@ class Catalog:
     def _routed(self, event: Routed) -> list[Change]:
         """Under another converter an entry needs other names."""
         row = self.db.execute(
-            "SELECT n, converter_id, day, status, size, length, name, captured_ms, hex FROM entries"
-            " WHERE id = ?",
+            "SELECT n, converter_id, day, status, size, length, reports > 0, name, captured_ms, hex"
+            " FROM entries WHERE id = ?",
             (event.id,),
         ).get
         if row is None:
             return []
-        n, left, day, number, size, length, name, captured_ms, digits = row
+        n, left, day, number, size, length, has_report, name, captured_ms, digits = row
         before, converter_id = STATUSES[number], self._converter_id(event.converter)
         if converter_id == left:
             return self._decided(event.id, event.status, event.reason, event.due_ms, event.seq)
@@ -344,42 +306,27 @@ class Catalog:
                 event.reason, event.due_ms, event.confidence, event.seq, n,
             ),
         )  # fmt: skip
-        self._count(left, day, before, -1, -size, -length)
-        self._count(converter_id, day, event.status, 1, size, length)
+        totals.count(self.db, left, day, number, (-1, -size, -length, -has_report))
+        totals.count(self.db, converter_id, day, _NUMBER[event.status], (1, size, length, has_report))
         return [Change(n, event.id, converter_id, day, before, event.status, left)]
 
-    def _move(self, id_: str, after: Status, due_ms: int, seq: int) -> list[Change]:
-        """Give an entry another status, and keep the totals."""
+    def _move(self, id_: str, after: Status, due_ms: int, seq: int, reports: int = 0) -> list[Change]:
+        """Give an entry another status, and as many more reports; and keep the totals."""
         row = self.db.execute(
-            "SELECT n, converter_id, day, status, size, length FROM entries WHERE id = ?", (id_,)
+            "SELECT n, converter_id, day, status, size, length, reports FROM entries WHERE id = ?", (id_,)
         ).get
         if row is None:
             return []
-        n, converter_id, day, number, size, length = row
-        before = STATUSES[number]
+        n, converter_id, day, number, size, length, known = row
+        before, had, has = STATUSES[number], int(known > 0), int(known + reports > 0)
         self.db.execute(
-            "UPDATE entries SET status = ?, due_ms = ?, changed_seq = ? WHERE n = ?",
-            (_NUMBER[after], due_ms, seq, n),
+            "UPDATE entries SET status = ?, due_ms = ?, changed_seq = ?, reports = ? WHERE n = ?",
+            (_NUMBER[after], due_ms, seq, known + reports, n),
         )
-        if before != after:
-            self._count(converter_id, day, before, -1, -size, -length)
-            self._count(converter_id, day, after, 1, size, length)
+        if before != after or had != has:
+            totals.count(self.db, converter_id, day, number, (-1, -size, -length, -had))
+            totals.count(self.db, converter_id, day, _NUMBER[after], (1, size, length, has))
         return [Change(n, id_, converter_id, day, before, after)]
-
-    def _count(
-        self, converter_id: int, day: int, status: Status, entries: int, size: int, length: int
-    ) -> None:
-        self.db.execute(
-            "INSERT INTO totals VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
-            " entries = entries + excluded.entries, size = size + excluded.size,"
-            " length = length + excluded.length",
-            (converter_id, day, _NUMBER[status], entries, size, length),
-        )
-        if entries < 0:
-            self.db.execute(
-                "DELETE FROM totals WHERE converter_id = ? AND day = ? AND status = ? AND entries = 0",
-                (converter_id, day, _NUMBER[status]),
-            )
 
     def _touched(self, event: Touched) -> list[Change]:
         self.db.execute(
@@ -437,17 +384,16 @@ class Catalog:
                 (*place, event.seq, n),
             )
             status = STATUSES[number]
-            self._count(converter_id, day, status, 0, 0, move.length - length)
+            totals.count(self.db, converter_id, day, number, (0, 0, move.length - length, 0))
             changes.append(Change(n, move.id, converter_id, day, status, status))
         self.db.execute("UPDATE segments SET packed = end_bytes WHERE name = ?", (event.segment,))
         return changes
 
     def _purged(self, event: Purged) -> list[Change]:
         changes = []
-        for n, id_, converter_id, day, number, size, length in purging.purged(self.db, event):
-            before = STATUSES[number]
-            self._count(converter_id, day, before, -1, -size, -length)
-            changes.append(Change(n, id_, converter_id, day, before, Status.PURGED))
+        for n, id_, converter_id, day, number, size, length, has_report in purging.purged(self.db, event):
+            totals.count(self.db, converter_id, day, number, (-1, -size, -length, -has_report))
+            changes.append(Change(n, id_, converter_id, day, STATUSES[number], Status.PURGED))
         return changes
 
     def _gone(self, segments: Sequence[str]) -> None:
@@ -484,8 +430,10 @@ class Catalog:
             self._content(n, event.attempt, 0, event.log)
         for ordinal, report in enumerate(event.reports, 1):
             self._content(n, event.attempt, ordinal, report)
+        if event.error:
+            trigrams.error_added(self.db, n, event.attempt)
         outbox.queue(self.db, event)
-        return self._move(event.id, event.status, event.due_ms, event.seq)
+        return self._move(event.id, event.status, event.due_ms, event.seq, len(event.reports))
 
     def _content(self, n: int, attempt: int, ordinal: int, content: Content) -> None:
         place = content.location

@@ -1,4 +1,4 @@
-"""Two catalogs compared row for row."""
+"""Two catalogs compared row for row; and their full-text indexes, trigram for trigram."""
 
 import contextlib
 from collections.abc import Iterator
@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import apsw
 
+from archivefs.catalog import trigrams
 from archivefs.catalog.catalog import Catalog
 from archivefs.catalog.connection import connect
 from archivefs.errors import CatalogError
@@ -20,6 +21,7 @@ TABLES = (
     "entries",
     "members",
     "attempts",
+    "errors",
     "contents",
     "outbox",
     "deliveries",
@@ -32,7 +34,11 @@ TABLES = (
     "held",
     "retained",
     "jobs",
+    "activity",
 )
+Row = tuple[Any, ...]
+Differing = Iterator[tuple[Row, str]]
+"""Rows that are not in both, and what is said of them."""
 SHOWN = 10
 """Differences of one table that are told one by one."""
 _KEYS = {"applied_sha256"}
@@ -95,9 +101,14 @@ class Difference(NamedTuple):
 
 def compare(live: apsw.Connection, right: apsw.Connection) -> Iterator[Difference]:
     """How the first differs from the second, which is right; both read in primary key order."""
-    for table in TABLES:
+    found = {table: _compare_table(live, right, table) for table in TABLES}
+    for index in trigrams.INDEXES:
+        found[index.table] = _compare_rows(trigrams.contents(live, index), trigrams.contents(right, index), 1)
+    for table, differences in found.items():
         count = 0
-        for text in _compare_table(live, right, table):
+        for row, text in differences:
+            if table == "meta" and row[0] in _KEYS:
+                continue
             count += 1
             if count <= SHOWN:
                 yield Difference(table, text)
@@ -105,25 +116,28 @@ def compare(live: apsw.Connection, right: apsw.Connection) -> Iterator[Differenc
             yield Difference(table, f"and {count - SHOWN} rows more")
 
 
-def _compare_table(live: apsw.Connection, right: apsw.Connection, table: str) -> Iterator[str]:
+def _compare_table(live: apsw.Connection, right: apsw.Connection, table: str) -> Differing:
     width = _key_width(right, table)
     order = ", ".join(str(column + 1) for column in range(width))
     sql = f"SELECT * FROM {table} ORDER BY {order}"
-    left_rows, right_rows = live.execute(sql), right.execute(sql)
+    return _compare_rows(live.execute(sql), right.execute(sql), width)
+
+
+def _compare_rows(left_rows: Iterator[Row], right_rows: Iterator[Row], width: int) -> Differing:
+    """What differs, with its row, of rows in the order of their first ``width`` columns, which are a key."""
     mine, theirs = next(left_rows, None), next(right_rows, None)
     while mine is not None or theirs is not None:
         if mine == theirs:
             mine, theirs = next(left_rows, None), next(right_rows, None)
         elif theirs is None or (mine is not None and mine[:width] < theirs[:width]):
             assert mine is not None
-            yield f"a row too much: {_short(mine)}"
+            yield mine, f"a row too much: {_short(mine)}"
             mine = next(left_rows, None)
         elif mine is None or theirs[:width] < mine[:width]:
-            yield f"a row is missing: {_short(theirs)}"
+            yield theirs, f"a row is missing: {_short(theirs)}"
             theirs = next(right_rows, None)
         else:
-            if table != "meta" or mine[0] not in _KEYS:
-                yield f"a row is wrong: {_short(mine)}, right is {_short(theirs)}"
+            yield mine, f"a row is wrong: {_short(mine)}, right is {_short(theirs)}"
             mine, theirs = next(left_rows, None), next(right_rows, None)
 
 
@@ -132,6 +146,6 @@ def _key_width(db: apsw.Connection, table: str) -> int:
     return sum(1 for row in db.execute(f"PRAGMA table_info({table})") if row[5])
 
 
-def _short(row: tuple[Any, ...]) -> str:
+def _short(row: Row) -> str:
     text = ", ".join(str(value) for value in row)
     return text if len(text) <= 300 else text[:300] + "..."

@@ -7,9 +7,10 @@ from datetime import date
 
 import apsw
 
+from archivefs.catalog import trigrams
 from archivefs.catalog.catalog import day_number, status_number
-from archivefs.events import Status
 from archivefs.query import Term, Value
+from archivefs.states import Status
 
 _SQL: Mapping[str, str] = {
     "id": "id = {0}",
@@ -20,10 +21,10 @@ _SQL: Mapping[str, str] = {
     "date": "day = {0}",
     "name": "name_fits(name, {0})",
     "sha256": "(hex = substr({0}, 1, 6) AND substr(sha256, 1, length({0})) = {0})",
-    "text": "(instr(folded(name), folded({0})) OR n IN"
-    " (SELECT n FROM attempts WHERE instr(folded(error), folded({0}))))",
-    "version": "n IN (SELECT n FROM attempts WHERE version = {0})",
-    "report": "({0} = 'yes') = EXISTS (SELECT 1 FROM contents c WHERE c.n = entries.n AND c.ordinal > 0)",
+    "text": "(instr(folded(name), folded({0})) OR EXISTS (SELECT 1 FROM errors f JOIN attempts"
+    " USING (n, attempt) WHERE f.n = entries.n AND instr(folded(error), folded({0}))))",
+    "version": "EXISTS (SELECT 1 FROM attempts a WHERE a.n = entries.n AND a.version = {0})",
+    "report": "({0} = 'yes') = (reports > 0)",
     "min_size": "size >= {0}",
     "max_size": "size <= {0}",
 }
@@ -35,6 +36,7 @@ _PLACED: Mapping[str, str] = {
     # A day begins at most 14 hours before UTC's and ends at most 12 hours after it.
     "from": "day >= {0} / 86400000 - 1",
     "to": "day <= {0} / 86400000 + 1",
+    "report": "CASE {0} WHEN 'yes' THEN reported > 0 ELSE reported < entries END",
 }
 """What the totals know of a term."""
 
@@ -42,7 +44,7 @@ _PLACED: Mapping[str, str] = {
 def add_functions(db: apsw.Connection) -> None:
     """Teach a connection the functions that conditions use."""
     db.create_scalar_function("name_fits", _name_fits, 2, deterministic=True)
-    db.create_scalar_function("folded", _folded, 1, deterministic=True)
+    trigrams.add_functions(db)
 
 
 def _name_fits(*values: object) -> bool:
@@ -50,11 +52,6 @@ def _name_fits(*values: object) -> bool:
     assert isinstance(name, bytes)
     assert isinstance(pattern, bytes)
     return fnmatch.fnmatchcase(os.fsdecode(name), os.fsdecode(pattern))
-
-
-def _folded(*values: object) -> str:
-    (text,) = values
-    return (text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)).casefold()
 
 
 def compile_terms(terms: Sequence[Term]) -> tuple[str, list[str | int | bytes]]:
@@ -74,14 +71,16 @@ def _compiled(terms: Sequence[Term], pieces_of: Mapping[str, str]) -> tuple[str,
     for term in terms:
         alternatives = []
         for value in term.values:
-            values.append(os.fsencode(str(value)) if term.key == "name" else _stored(value))
+            values.append(stored(term.key, value))
             alternatives.append(pieces_of[term.key].format(f"?{len(values)}"))
         pieces.append("(" + " OR ".join(alternatives) + ")")
     return " AND ".join(pieces) or "1", values
 
 
-def _stored(value: Value) -> str | int:
+def stored(key: str, value: Value) -> str | int | bytes:
     """A value as the catalog's columns hold it."""
+    if key == "name":
+        return os.fsencode(str(value))
     if isinstance(value, Status):
         return status_number(value)
     return day_number(value.isoformat()) if isinstance(value, date) else value

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import apsw
 import msgspec
 
-from archivefs.events import JOB_ENDS, JobChanged, JobCreated, JobState
+from archivefs.events import JobChanged, JobCreated
+from archivefs.states import JOB_ENDS, JobState
 
 
 class JobRow(NamedTuple):

@@ -7,7 +7,8 @@ import apsw
 
 from archivefs.config import SubmitConfig
 from archivefs.errors import UnknownEntryError
-from archivefs.events import AttemptFinished, DeliveryAttempted, DeliveryDecided, Submission
+from archivefs.events import AttemptFinished, DeliveryAttempted, DeliveryDecided
+from archivefs.states import Submission
 
 _KEY = "n = (SELECT n FROM entries WHERE id = ?) AND attempt = ? AND ordinal = ?"
 

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import apsw
 
 from archivefs.events import (
-    STATUSES,
     Event,
     HoldAdded,
     HoldCovered,
@@ -17,9 +16,8 @@ from archivefs.events import (
     Purged,
     PurgeEnded,
     Retained,
-    Status,
-    Submission,
 )
+from archivefs.states import STATUSES, Status, Submission
 
 _PURGED = STATUSES.index(Status.PURGED)
 
@@ -142,19 +140,21 @@ def apply(db: apsw.Connection, event: Event) -> None:
             )
 
 
-def purged(db: apsw.Connection, event: Purged) -> Iterator[tuple[int, str, int, int, int, int, int]]:
-    """Let entries go; ``(n, id, converter_id, day, status before, size, length)`` of each that was there."""
+def purged(db: apsw.Connection, event: Purged) -> Iterator[tuple[int, str, int, int, int, int, int, int]]:
+    """Let entries go; of each that was there number, id, converter, day, status before, size, length of its
+    record, and whether it had a report.
+    """
     at_ms = _milliseconds(event)
     count = 0
     for each in event.entries:
         row = db.execute(
-            "SELECT n, id, converter_id, day, status, size, length, segment_id, offset FROM entries"
-            " WHERE id = ?",
+            "SELECT n, id, converter_id, day, status, size, length, reports > 0, segment_id, offset"
+            " FROM entries WHERE id = ?",
             (each.id,),
         ).get
         if row is None or row[4] == _PURGED:
             continue
-        n, *_, status, _, length, segment_id, offset = row
+        n, *_, status, _, length, _, segment_id, offset = row
         db.execute("INSERT INTO purged VALUES (?, ?, ?, ?, ?)", (n, event.plan, status, each.why, at_ms))
         db.execute(
             "INSERT OR IGNORE INTO holes VALUES (?, ?, ?, ?)", (segment_id, offset, length, event.plan)
@@ -176,7 +176,7 @@ def purged(db: apsw.Connection, event: Purged) -> Iterator[tuple[int, str, int, 
         )
         _drop_unsent(db, n)
         count += 1
-        yield row[:7]
+        yield row[:8]
     db.execute("UPDATE plans SET purged = purged + ? WHERE plan = ?", (count, event.plan))
 
 
@@ -311,6 +311,13 @@ class PurgeReader:
             (converter_id,),
         ).get
         return int(sources + others)
+
+    def by_day(self) -> list[tuple[str, int, int]]:
+        """Converter, day, and the bytes that the records of its sources take."""
+        rows = self._db.execute(
+            "SELECT name, day, sum(length) FROM totals JOIN converters USING (converter_id) GROUP BY 1, 2"
+        )
+        return list(rows)
 
     def segment_holes(self, segment: str) -> list[Hole]:
         """The holes of a segment, merged."""

@@ -1,6 +1,5 @@
 """The questions asked of the catalog, each answered from an index, in pages where there can be many rows."""
 
-import re
 from collections.abc import Iterator, Mapping, Set
 from datetime import datetime
 from pathlib import Path
@@ -10,8 +9,8 @@ from zoneinfo import ZoneInfo
 import apsw
 
 from archivefs import names
-from archivefs.catalog import conditions, searching
-from archivefs.catalog.catalog import DROP_REASON, VOID_REASON, day_number, day_text, status_number
+from archivefs.catalog import conditions, labels, searching
+from archivefs.catalog.catalog import DROP_REASON, VOID_REASON, day_text, status_number
 from archivefs.catalog.connection import connect
 from archivefs.catalog.jobs import JobReader
 from archivefs.catalog.outbox import OutboxReader
@@ -22,17 +21,18 @@ from archivefs.catalog.rows import (
     DictionaryRow,
     Entry,
     MemberRow,
-    Record,
     Source,
     Stored,
     Total,
 )
+from archivefs.catalog.segments import SegmentReader
 from archivefs.errors import CatalogError, UnknownEntryError
-from archivefs.events import STATUSES, Location, Status
+from archivefs.parts import Location
 from archivefs.query import Query
+from archivefs.states import STATUSES, Status
 
 
-class Reader:
+class Reader(SegmentReader):
     """A reading connection. Sees a commit as soon as it is applied.
 
     Calls take well under 100 us each, except ``search`` and ``totals``, whose time grows with what they read.
@@ -40,8 +40,8 @@ class Reader:
 
     def __init__(self, db: apsw.Connection) -> None:
         """Ask over this connection, which one thread at a time may use."""
+        super().__init__(db)
         conditions.add_functions(db)
-        self.db = db
         self.outbox = OutboxReader(db)
         self.purges = PurgeReader(db)
         self.jobs = JobReader(db)
@@ -66,6 +66,11 @@ class Reader:
     def entry(self, n: int) -> Entry | None:
         """Entry number ``n``."""
         return self._one("n = ?", n)
+
+    def number(self, id_: str) -> int | None:
+        """The number of the entry with this archive id."""
+        n: int | None = self.db.execute("SELECT n FROM entries WHERE id = ?", (id_,)).get
+        return n
 
     def by_id(self, id_: str) -> Entry | None:
         """The entry with this archive id."""
@@ -249,15 +254,30 @@ class Reader:
         ).get
         return due
 
+    def search(
+        self, query: Query, *, newest_first: bool = True, behind: tuple[int, int] | None = None
+    ) -> Iterator[Entry]:
+        """The entries that a query selects, day by day, in a day in the order of capture.
+
+        ``behind``: day and number of an entry; only those after it.
+        """
+        return searching.search(self.db, query, newest_first=newest_first, behind=behind)
+
     def selects(self, query: Query, n: int) -> bool:
         """Whether a query selects entry number ``n``; its limit does not count."""
-        where, values = conditions.compile_terms(query.terms)
-        sql = f"SELECT 1 FROM entries WHERE {where} AND n = ?{len(values) + 1}"
-        return self.db.execute(sql, (*values, n)).get is not None
+        return searching.selects(self.db, query, n)
 
-    def search(self, query: Query, *, newest_first: bool = True) -> Iterator[Entry]:
-        """The entries that a query selects, day by day, in a day in the order of capture."""
-        return searching.search(self.db, query, newest_first=newest_first)
+    def named_page(
+        self, query: Query, zone: ZoneInfo, behind: tuple[int, int] | None
+    ) -> list[tuple[Entry, bytes]]:
+        """The newest of them, and their names where entries of all converters and days are together."""
+        found = list(self.search(query, behind=behind))
+        return list(zip(found, labels.names_of(self.db, found, zone), strict=True))
+
+    def named(self, query: Query, zone: ZoneInfo, name: bytes) -> Entry | None:
+        """The one of them that has this name there."""
+        n = labels.number_of(self.db, name, zone)
+        return self.entry(n) if n is not None and searching.selects(self.db, query, n) else None
 
     # -- parts of an entry -----------------------------------------------------------------------------
 
@@ -332,25 +352,12 @@ class Reader:
         return self.db.execute(f"SELECT 1 FROM totals WHERE {where} LIMIT 1", values).get is not None
 
     def totals(self) -> list[Total]:
-        """All sums, by converter, day and status."""
+        """All sums, by converter and status."""
         rows = self.db.execute(
-            "SELECT name, day, status, entries, size, length FROM totals JOIN converters USING (converter_id)"
-            " ORDER BY name, day, status"
+            "SELECT name, status, sum(entries), sum(size), sum(length) FROM totals"
+            " JOIN converters USING (converter_id) GROUP BY name, status ORDER BY name, status"
         )
-        return [Total(name, day, STATUSES[status], *sums) for name, day, status, *sums in rows]
-
-    def segment_ends(self) -> dict[str, int]:
-        """Where each segment ends according to the journal, by its name; without those that are gone."""
-        return dict(self.db.execute("SELECT name, end_bytes FROM segments WHERE gone = 0"))
-
-    def gone_segments(self) -> set[str]:
-        """The segments whose files are removed, or were about to be."""
-        return {row[0] for row in self.db.execute("SELECT name FROM segments WHERE gone = 1")}
-
-    def packed_segments(self) -> set[str]:
-        """The segments that hold nothing but what a repack wrote."""
-        rows = self.db.execute("SELECT name FROM segments WHERE gone = 0 AND packed = end_bytes")
-        return {row[0] for row in rows}
+        return [Total(name, STATUSES[status], *sums) for name, status, *sums in rows]
 
     def small_contents(
         self, converter: str, content: str, limit_bytes: int, count: int, days: tuple[int, int] | None = None
@@ -388,49 +395,6 @@ class Reader:
         sql = "SELECT * FROM code WHERE ?1 IN ('', converter) ORDER BY seq"
         return [CodeRow(*row) for row in self.db.execute(sql, (converter,))]
 
-    def records(self, segment: str, since_ms: int = 0) -> list[Record]:
-        """The records of a segment in the order of offset, of entries captured at or after ``since_ms``."""
-        number = self.db.execute("SELECT segment_id FROM segments WHERE name = ?", (segment,)).get
-        place = self.place_of(segment)
-        # All records of a segment are of one converter and day, for which there is an index; but those that
-        # were routed to another since, for which there is another.
-        here = "converter_id = ?4 AND day = ?5 AND" if place else ""
-        rows = self.db.execute(
-            "SELECT id, offset, length, size, sha256, 0, 0 FROM entries"
-            f" WHERE {here} segment_id = ?1 AND confidence < 0 AND captured_ms >= ?2 AND reason != ?3"
-            " UNION ALL SELECT id, offset, length, size, sha256, 0, 0 FROM entries"
-            " WHERE segment_id = ?1 AND confidence >= 0 AND captured_ms >= ?2 AND reason != ?3"
-            " UNION ALL SELECT id, c.offset, c.length, c.size, c.sha256, c.attempt, c.ordinal"
-            " FROM entries JOIN contents c USING (n)"
-            f" WHERE {here} c.segment_id = ?1 AND captured_ms >= ?2 ORDER BY 2",
-            (number, since_ms, VOID_REASON, *(place or ())),
-        )
-        return [Record(*row) for row in rows]
-
-    def is_needed(self, segment: str) -> bool:
-        """Whether a content belongs there; also one that is lost and not dropped: it may be put back."""
-        number = self.db.execute("SELECT segment_id FROM segments WHERE name = ?", (segment,)).get
-        place = self.place_of(segment)
-        here = "converter_id = ?4 AND day = ?5 AND" if place else ""
-        found = self.db.execute(
-            f"SELECT EXISTS (SELECT 1 FROM entries WHERE {here} segment_id = ?1 AND confidence < 0"
-            " AND NOT (status = ?2 AND reason = ?3))"
-            " OR EXISTS (SELECT 1 FROM entries WHERE segment_id = ?1 AND confidence >= 0"
-            " AND NOT (status = ?2 AND reason = ?3))"
-            f" OR EXISTS (SELECT 1 FROM entries JOIN contents c USING (n) WHERE {here} c.segment_id = ?1)",
-            (number, status_number(Status.REJECTED), VOID_REASON, *(place or ())),
-        ).get
-        return bool(found)
-
-    def place_of(self, segment: str) -> tuple[int, int] | None:
-        """``(converter_id, day)`` of a segment by its name, None where the name does not say."""
-        day, _, file = segment.rpartition("/")
-        found = re.fullmatch(r"(.+)\.(?:sources|reports)(?:\.\d+)?\.zst", file)
-        converter_id = self.converter_id(found[1]) if found else None
-        if converter_id is None or not re.fullmatch(r"\d{4}/\d\d/\d\d", day):
-            return None
-        return converter_id, day_number(day.replace("/", "-"))
-
     def days(self, query: Query) -> list[tuple[int, int]]:
         """``(converter_id, day)`` of the entries that a query selects, each once; reads all of them."""
         where, values = conditions.compile_terms(query.terms)
@@ -444,21 +408,6 @@ class Reader:
             " + (SELECT total(size) FROM contents WHERE segment_id > 0)"
         ).get
         return int(total)
-
-    def contents_beyond(self, segment: str, end: int) -> list[tuple[str, int, int]]:
-        """``(id, attempt, ordinal)`` of the records that end behind ``end``; attempt 0 is the source.
-
-        Reads all rows: for a segment that turned out to be too short.
-        """
-        number = self.db.execute("SELECT segment_id FROM segments WHERE name = ?", (segment,)).get
-        rows = self.db.execute(
-            "SELECT id, 0, 0 FROM entries"
-            " WHERE segment_id = ?1 AND offset + length > ?2 AND reason != ?3"
-            " UNION ALL SELECT id, attempt, ordinal FROM contents c JOIN entries USING (n)"
-            " WHERE c.segment_id = ?1 AND c.offset + c.length > ?2",
-            (number, end, VOID_REASON),
-        )
-        return list(rows)
 
     def last_id(self) -> str:
         """The highest archive id, '' in an empty archive."""
@@ -485,6 +434,15 @@ class Reader:
     def lost(self) -> list[Entry]:
         """Entries whose content the disk does not have."""
         return [entry for entry in self.with_status(Status.QUARANTINED) if entry.reason == VOID_REASON]
+
+    def schema(self) -> int:
+        """The version of the catalog's tables, 0 where it does not say."""
+        return int(self.db.execute("SELECT value FROM meta WHERE key = 'schema'").get or 0)
+
+    def applied(self) -> tuple[int, str]:
+        """Number and SHA-256 of the last journal line that is in it."""
+        rows = dict(self.db.execute("SELECT key, value FROM meta WHERE key LIKE 'applied_%'"))
+        return int(rows["applied_seq"]), str(rows["applied_sha256"])
 
     def changed_seq(self) -> int:
         """The journal line up to which this connection sees."""

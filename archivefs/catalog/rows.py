@@ -9,7 +9,8 @@ import msgspec
 
 from archivefs import names
 from archivefs.catalog.catalog import day_text
-from archivefs.events import STATUSES, Location, Status
+from archivefs.parts import Location
+from archivefs.states import STATUSES, Status
 
 
 class Entry(NamedTuple):
@@ -45,6 +46,7 @@ class Entry(NamedTuple):
     length: int
     confidence: float
     members: int
+    reports: int
 
     @property
     def status(self) -> Status:
@@ -172,10 +174,9 @@ class CodeRow(NamedTuple):
 
 
 class Total(NamedTuple):
-    """Sums over the entries of one converter, day and status."""
+    """Sums over the entries of one converter and status."""
 
     converter: str
-    day: int
     status: Status
     entries: int
     size: int

@@ -6,7 +6,9 @@ CREATE TABLE meta (
     key   TEXT PRIMARY KEY,        -- schema: version of this file; applied_seq, applied_sha256: last journal line
     value ANY NOT NULL             --   that is in here; timezone, format: of the archive; verified_at, verified_part: of
                                    --   the last scheduled verification (UTC; from 1); config_before, config_after:
-                                   --   SHA-256 of archive.toml before and after its last change that was noted
+                                   --   SHA-256 of archive.toml before and after its last change that was noted;
+                                   --   turned_back: the last entry (n) whose day is before that of the one before it, 0
+                                   --   for none: then the order of capture is that of days
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE converters (
@@ -51,7 +53,7 @@ CREATE TABLE entries (
     id           TEXT NOT NULL UNIQUE,-- archive id, YYYYMMDDTHHMMSSmmm-xxxxxx
     converter_id INTEGER NOT NULL REFERENCES converters,
     day          INTEGER NOT NULL,    -- days since 1970-01-01 in the archive's time zone
-    status       INTEGER NOT NULL,    -- position in events.STATUSES
+    status       INTEGER NOT NULL,    -- position in states.STATUSES
     name         BLOB NOT NULL,       -- original name, exact bytes
     folder       BLOB NOT NULL,       -- sub-directory of the inbox it was saved in, '' for none
     flat_name    BLOB NOT NULL,       -- unique name within (converter, day), for sources/
@@ -77,7 +79,8 @@ CREATE TABLE entries (
     length       INTEGER NOT NULL,    -- length of the whole record
     confidence   REAL NOT NULL,       -- of the converter that it was given after its capture, from 0 to 1; -1: none was.
                                       --   The record of such a source may lie in a segment of `unrouted`
-    members      INTEGER NOT NULL     -- how many files and folders are in a source that is a folder; 0: it is a file
+    members      INTEGER NOT NULL,    -- how many files and folders are in a source that is a folder; 0: it is a file
+    reports      INTEGER NOT NULL     -- how many reports its attempts made, all together
 ) STRICT;
 
 CREATE TABLE members (              -- what is in sources that are folders
@@ -91,12 +94,14 @@ CREATE TABLE members (              -- what is in sources that are folders
     PRIMARY KEY (n, ordinal)
 ) STRICT, WITHOUT ROWID;
 
--- one page of any directory of entries
-CREATE INDEX entries_by_place ON entries (converter_id, day, status, n);
+-- one page of any directory of entries; and which of them have a report
+CREATE INDEX entries_by_place ON entries (converter_id, day, status, n, reports);
 -- an entry by its directory name, and by the beginning of its SHA-256
 CREATE INDEX entries_by_hex ON entries (hex, captured_ms);
 -- a source by its name in sources/
 CREATE UNIQUE INDEX entries_by_flat_name ON entries (converter_id, day, flat_name);
+-- the largest, and the empty ones
+CREATE INDEX entries_by_size ON entries (size);
 -- sources in the segments of another converter
 CREATE INDEX entries_routed ON entries (segment_id) WHERE confidence >= 0;
 -- what waits for conversion, by its converter
@@ -105,8 +110,8 @@ CREATE INDEX entries_by_due ON entries (converter_id, due_ms) WHERE due_ms > 0;
 CREATE TABLE attempts (
     n           INTEGER NOT NULL REFERENCES entries,
     attempt     INTEGER NOT NULL,   -- 1, 2, ...
-    cause       TEXT NOT NULL,      -- an events.Cause; unknown
-    outcome     TEXT NOT NULL,      -- an events.Outcome, '' while it runs
+    cause       TEXT NOT NULL,      -- an states.Cause; unknown
+    outcome     TEXT NOT NULL,      -- an states.Outcome, '' while it runs
     started_ms  INTEGER NOT NULL,
     duration_ms INTEGER NOT NULL,
     version     TEXT NOT NULL,      -- of the converter, as it says itself
@@ -116,6 +121,27 @@ CREATE TABLE attempts (
     code        TEXT NOT NULL,      -- SHA-256 of the version of the converter's code that ran, '' where nobody knows
     PRIMARY KEY (n, attempt)
 ) STRICT, WITHOUT ROWID;
+-- what a version of a converter worked on
+CREATE INDEX attempts_by_version ON attempts (version, n) WHERE version != '';
+
+CREATE TABLE errors (               -- the attempts that have an error
+    number  INTEGER PRIMARY KEY,    -- 1, 2, ... in the order of the journal
+    n       INTEGER NOT NULL,       -- these two as in attempts
+    attempt INTEGER NOT NULL
+) STRICT;
+CREATE INDEX errors_by_entry ON errors (n, attempt);
+
+-- Full-text index: which names and errors hold three letters in a row. Neither the texts are in it nor positions;
+-- letters are folded as Python's str.casefold does it, wrong UTF-8 and NUL are U+FFFD. Rows are added 256 at a time, so
+-- the last up to 255 names and errors are not in it (catalog/trigrams.py).
+CREATE VIRTUAL TABLE name_trigrams USING fts5 ( -- rowid: entries.n
+    folded, -- the text
+    content='', columnsize=0, detail=none, tokenize='trigram case_sensitive 1'
+);
+CREATE VIRTUAL TABLE error_trigrams USING fts5 ( -- rowid: errors.number
+    folded, -- the text
+    content='', columnsize=0, detail=none, tokenize='trigram case_sensitive 1'
+);
 
 CREATE TABLE contents (             -- what attempts stored
     n          INTEGER NOT NULL,
@@ -137,7 +163,7 @@ CREATE TABLE outbox (               -- reports that are to be delivered, and wha
     attempt      INTEGER NOT NULL,  -- these two as in contents
     ordinal      INTEGER NOT NULL,
     converter_id INTEGER NOT NULL REFERENCES converters,
-    state        TEXT NOT NULL,     -- an events.Submission
+    state        TEXT NOT NULL,     -- an states.Submission
     report_id    TEXT NOT NULL,     -- under which it is delivered
     queued_seq   INTEGER NOT NULL,  -- journal line that queued it; a converter's reports go out in this order
     queued_ms    INTEGER NOT NULL,
@@ -153,7 +179,7 @@ CREATE TABLE deliveries (           -- each time that a report of the outbox was
     attempt     INTEGER NOT NULL,
     ordinal     INTEGER NOT NULL,
     number      INTEGER NOT NULL,   -- 1, 2, ...
-    state       TEXT NOT NULL,      -- what the report became by it, an events.Submission
+    state       TEXT NOT NULL,      -- what the report became by it, an states.Submission
     started_ms  INTEGER NOT NULL,
     duration_ms INTEGER NOT NULL,
     http_status INTEGER NOT NULL,   -- of the answer, 0 for none
@@ -176,6 +202,7 @@ CREATE TABLE totals (               -- kept up to date by apply, so that the top
     entries      INTEGER NOT NULL,
     size         INTEGER NOT NULL,  -- of the sources
     length       INTEGER NOT NULL,  -- of their records on disk
+    reported     INTEGER NOT NULL,  -- how many of them have a report
     PRIMARY KEY (converter_id, day, status)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX totals_by_day ON totals (day, converter_id, status, entries);
@@ -202,7 +229,7 @@ CREATE TABLE plans (                -- purges that were thought of; those that w
 CREATE TABLE purged (               -- entries whose bytes are gone; their status is purged
     n         INTEGER PRIMARY KEY REFERENCES entries,
     plan      INTEGER NOT NULL REFERENCES plans,
-    status    INTEGER NOT NULL,     -- before, position in events.STATUSES
+    status    INTEGER NOT NULL,     -- before, position in states.STATUSES
     why       TEXT NOT NULL,        -- the rule
     purged_ms INTEGER NOT NULL
 ) STRICT;
@@ -246,7 +273,7 @@ CREATE TABLE jobs (                 -- long pieces of work
     job        INTEGER PRIMARY KEY, -- 1, 2, ...; jobs/JOB/ has its errors and result
     work       TEXT NOT NULL,       -- which kind
     request    TEXT NOT NULL,       -- JSON object: what was asked for
-    state      TEXT NOT NULL,       -- an events.JobState
+    state      TEXT NOT NULL,       -- an states.JobState
     uid        INTEGER NOT NULL,    -- who asked, -1: archivefs by itself
     program    TEXT NOT NULL,       -- of that user, '' where nobody knows
     created_ms INTEGER NOT NULL,
@@ -259,3 +286,13 @@ CREATE TABLE jobs (                 -- long pieces of work
     error      TEXT NOT NULL        -- why it failed or was stopped, '' for none
 ) STRICT;
 CREATE INDEX jobs_open ON jobs (state, job) WHERE ended_ms = 0;
+
+CREATE TABLE activity (               -- how often something happened, kept up to date by apply; never counts down
+    converter_id INTEGER NOT NULL REFERENCES converters,
+    kind         TEXT NOT NULL,     -- captured, attempt, delivery
+    result       TEXT NOT NULL,     -- '' of captures, an states.Outcome, an states.Submission
+    times        INTEGER NOT NULL,  -- how often
+    bytes        INTEGER NOT NULL,  -- of the sources that were captured
+    duration_ms  INTEGER NOT NULL,  -- of attempts and deliveries together
+    PRIMARY KEY (converter_id, kind, result)
+) STRICT, WITHOUT ROWID;

@@ -37,10 +37,10 @@ from archivefs.bulk.walk import (
 from archivefs.cli.common import json_option, print_json, size_text, with_archive
 from archivefs.config import Config, load
 from archivefs.errors import CaptureFailedError, IncompleteError, InvalidNameError, LockedError
-from archivefs.events import Actor
 from archivefs.fs import mounts
 from archivefs.jobs import dictionaries
 from archivefs.packing import SOURCES
+from archivefs.parts import Actor
 
 TOLD = 100
 """The progress bar moves once for so many files."""

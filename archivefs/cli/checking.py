@@ -13,12 +13,12 @@ from archivefs import quarantine as quarantines
 from archivefs.archive import Archive
 from archivefs.cli.common import console, json_option, print_json, size_text, with_archive
 from archivefs.cli.telling import tell
-from archivefs.events import Status
+from archivefs.states import Status
 from archivefs.verify import repair as repairs
 from archivefs.verify.findings import EXIT_CODES, Report
 from archivefs.verify.verify import Scope, verify_folder
 
-_COLOURS = {"notice": "dim", "warning": "yellow", "error": "red", "critical": "bold red"}
+COLOURS = {"notice": "dim", "warning": "yellow", "error": "red", "critical": "bold red"}
 
 
 class _Percent(click.ParamType[float]):
@@ -58,7 +58,7 @@ def verify(root: Path, sample: float, since: datetime | None, repair: bool, as_j
         click.echo(f"repair: done; what was there before is in {backup}", err=True)
         report = _verify(root, sample, since, quiet=as_json)
     if as_json:
-        print_json(_facts(report))
+        print_json(facts_of(report))
     else:
         _print(report)
     raise click.exceptions.Exit(EXIT_CODES[report.worst])
@@ -81,7 +81,8 @@ def _verify(root: Path, sample: float, since: datetime | None, *, quiet: bool) -
         return verify_folder(root, Scope(sample=sample, since_ms=since_ms, since=day), progress)
 
 
-def _facts(report: Report) -> dict[str, object]:
+def facts_of(report: Report) -> dict[str, object]:
+    """A verification as JSON."""
     return {
         "scope": report.scope,
         "records": report.records,
@@ -96,21 +97,27 @@ def _facts(report: Report) -> dict[str, object]:
 
 
 def _print(report: Report) -> None:
+    print_findings(report)
+    rate = size_text(int(report.bytes / max(report.seconds, 1e-6)))
+    console().print(
+        f"{report.records} records with {size_text(report.bytes)} and {report.events} events verified in "
+        f"{report.seconds:.1f} s ({rate}/s, {report.scope}): {counted(report)}"
+    )
+
+
+def print_findings(report: Report) -> None:
+    """Each finding with its remedy, for people."""
     out = console()
     for finding in report.findings:
         word = finding.severity.name.lower()
         out.print(
-            Text(f"{word}: ", style=_COLOURS[word]).append(f"{finding.where}: {finding.what}", "default")
+            Text(f"{word}: ", style=COLOURS[word]).append(f"{finding.where}: {finding.what}", "default")
         )
         out.print(Text(f"  remedy: {finding.remedy}", style="dim"))
-    rate = size_text(int(report.bytes / max(report.seconds, 1e-6)))
-    out.print(
-        f"{report.records} records with {size_text(report.bytes)} and {report.events} events verified in "
-        f"{report.seconds:.1f} s ({rate}/s, {report.scope}): {_counted(report)}"
-    )
 
 
-def _counted(report: Report) -> str:
+def counted(report: Report) -> str:
+    """How many findings of which severity."""
     return ", ".join(f"{count} {word}" for word, count in report.counts().items()) or "nothing to find"
 
 

@@ -10,6 +10,8 @@ import click
 import msgspec
 from rich.console import Console
 
+from archivefs.names import size_text as size_text
+
 PIPE_WIDTH = 10_000
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -45,13 +47,3 @@ def print_json(value: object) -> None:
 def console() -> Console:
     """Where tables and texts go: as wide as the terminal, and never folded into a pipe or file."""
     return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PIPE_WIDTH)
-
-
-def size_text(size: int) -> str:
-    """Bytes for people: ``17.4 MB``."""
-    amount, unit = float(size), "B"
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if amount < 1000 or unit == "TB":
-            break
-        amount /= 1000
-    return f"{size} B" if unit == "B" else f"{amount:.1f} {unit}"

@@ -10,7 +10,7 @@ from archivefs import control, settings
 from archivefs.archive import Archive
 from archivefs.cli.common import json_option, print_json, with_archive
 from archivefs.cli.telling import tell
-from archivefs.events import Setting
+from archivefs.parts import Setting
 
 
 @click.group()

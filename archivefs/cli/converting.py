@@ -17,7 +17,7 @@ from archivefs.config import ConverterConfig
 from archivefs.convert import advice, snapshots, trial
 from archivefs.convert.process import WorkerError
 from archivefs.errors import ArchiveError
-from archivefs.events import Outcome
+from archivefs.states import Outcome
 
 SHORT = 12
 """Digits of a SHA-256 in tables."""

@@ -1,4 +1,4 @@
-"""status, ls, show and log: reading an archive, mounted or not."""
+"""status, ls and show: reading an archive, mounted or not."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +14,8 @@ from archivefs import describe, names, query, statistics
 from archivefs.archive import Archive
 from archivefs.catalog.rows import Entry
 from archivefs.cli.common import console, json_option, print_json, size_text, with_archive
-from archivefs.events import AnyEvent, Submission
 from archivefs.fs import mounts
-from archivefs.store.journal import Journal
+from archivefs.states import Submission
 
 LISTED = 50
 """Entries that ``ls`` shows to a person unless the query says ``limit=``."""
@@ -140,63 +139,3 @@ def _print_attempt(out: Console, attempt: dict[str, Any]) -> None:
     for line in (reports, attempt.get("error", ""), *attempt.get("warnings", [])):
         if line:
             out.print(Text(" " * 15 + line.replace("\n", "\n" + " " * 15)))
-
-
-@click.command()
-@click.option("-n", "--last", type=click.IntRange(min=1), help="Only the last N events.")
-@with_archive
-@json_option
-def log(root: Path, last: int | None, as_json: bool) -> None:
-    """The journal: who did what when, oldest first; its chain is checked on the way."""
-    from archivefs import config
-
-    config.load(root)
-    journal = Journal(root / "journal")
-    for event in journal.read(max(journal.head.seq - last, 0) if last else 0):
-        if as_json:
-            print_json(event)
-        else:
-            click.echo(f"{event.seq:>8}  {event.at}  {_event_text(event)}")
-
-
-def _event_text(event: AnyEvent) -> str:
-    """An event in a line: its kind, then what it says, without places and hashes."""
-    facts = msgspec.to_builtins(event)
-    who = facts.pop("actor", None)
-    kind = facts.pop("kind").replace("_", " ")
-    dull = {
-        "seq",
-        "at",
-        "prev",
-        "location",
-        "mtime_ns",
-        "mode",
-        "uid",
-        "gid",
-        "captured_ms",
-        "due_ms",
-        "started_ms",
-        "sha256",
-        "before",
-        "after",
-    }
-    words = [f"{key}={_short(value)}" for key, value in facts.items() if key not in dull]
-    by = f" by uid {who['uid']}" + (f" ({who['program']})" if who.get("program") else "") if who else ""
-    return names.safe(f"{kind}: {' '.join(words)}{by}")
-
-
-def _item(value: object) -> str:
-    if isinstance(value, dict) and "key" in value:
-        old, new = (msgspec.json.encode(value.get(each)).decode() for each in ("old", "new"))
-        return f"{value['key']} {old} -> {new}"
-    return str(value["name"]) if isinstance(value, dict) else str(value)
-
-
-def _short(value: object) -> str:
-    if isinstance(value, str):
-        return value if len(value) <= 200 else value[:200] + "..."
-    if isinstance(value, list):
-        return ",".join(_item(each) for each in value)
-    if isinstance(value, dict) and "name" in value:
-        return str(value["name"])
-    return msgspec.json.encode(value).decode()

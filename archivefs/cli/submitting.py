@@ -12,7 +12,7 @@ from archivefs.archive import Archive
 from archivefs.catalog.outbox import Item
 from archivefs.cli.common import console, json_option, print_json, with_archive
 from archivefs.cli.telling import tell
-from archivefs.events import Submission
+from archivefs.states import Submission
 from archivefs.submit.decisions import unsent
 
 _COLOURS = {Submission.QUEUED: "yellow", Submission.REFUSED: "red", Submission.DROPPED: "dim"}

@@ -11,8 +11,8 @@ import msgspec
 from archivefs import control
 from archivefs.archive import Archive
 from archivefs.errors import ArchiveError, ControlError, LockedError
-from archivefs.events import Actor
 from archivefs.fs import mounts
+from archivefs.parts import Actor
 
 REPLY_BYTES = 1 << 20
 BUSY_SECONDS = 0.6

@@ -18,29 +18,30 @@ from rich.table import Table
 from archivefs import describe, names
 from archivefs.archive import Archive
 from archivefs.catalog.jobs import JobRow
-from archivefs.cli.common import console, json_option, print_json, with_archive
+from archivefs.cli.common import archive_root, console, json_option, print_json, with_archive
 from archivefs.errors import JobError, LockedError
-from archivefs.events import JOB_ENDS, Actor, JobState
 from archivefs.fs import mounts
 from archivefs.jobs import engine
 from archivefs.jobs import job as job_files
 from archivefs.jobs.engine import Wanted, run_here
 from archivefs.jobs.job import Job, Progress
 from archivefs.jobs.works import WORKS
+from archivefs.parts import Actor
+from archivefs.states import JOB_ENDS, JobState
 
 LOOK_SECONDS = 0.2
 """Between two looks at a job that a mount does."""
 
 
 @click.group(invoke_without_command=True)
-@with_archive
+@click.option("--archive", metavar="DIR", help="The archive [ARCHIVEFS_ARCHIVE].")
 @json_option
 @click.pass_context
-def jobs(ctx: click.Context, root: Path, as_json: bool) -> None:
+def jobs(ctx: click.Context, archive: str | None, as_json: bool) -> None:
     """Long work: what there is, how far it is; without a command, the list."""
-    ctx.obj = ctx.obj or str(root)
+    ctx.find_root().obj = archive or ctx.find_root().obj
     if ctx.invoked_subcommand is None:
-        _list(root, as_json=as_json)
+        _list(archive_root(ctx), as_json=as_json)
 
 
 def _list(root: Path, *, as_json: bool) -> None:

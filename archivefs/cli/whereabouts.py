@@ -18,10 +18,10 @@ from archivefs.cli.common import archive_root, console, json_option, print_json
 from archivefs.config import ConverterConfig
 from archivefs.describe import time_text
 from archivefs.errors import UnknownEntryError
-from archivefs.events import Status, Submission
 from archivefs.fs import mounts
 from archivefs.fs.views import VIEWS, View
 from archivefs.routing import ROUTING_REASON, UNROUTED
+from archivefs.states import Status, Submission
 from archivefs.statuses import why_not_again
 
 INBOX, BY_ID = "inbox", "by-id"

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 
 from archivefs.control import entries, upkeep
 from archivefs.control.entries import retried
-from archivefs.control.steps import VERSION, Command, Reply, carry_out, words_of
+from archivefs.control.steps import LINE_BYTES, VERSION, Command, Reply, carry_out, words_of
 
-__all__ = ["COMMANDS", "VERSION", "Command", "Reply", "carry_out", "retried", "words_of"]
+__all__ = ["COMMANDS", "LINE_BYTES", "VERSION", "Command", "Reply", "carry_out", "retried", "words_of"]
 
 COMMANDS: Mapping[str, Command] = {**entries.COMMANDS, **upkeep.COMMANDS}
 """By the name of the file in ``control/``."""

@@ -10,9 +10,10 @@ from archivefs.archive import Archive
 from archivefs.catalog.rows import Entry
 from archivefs.control.steps import Command, Reply, Steps, all_or_error, wanted
 from archivefs.errors import ControlError
-from archivefs.events import Actor, Status, Submission
 from archivefs.operations import Adopt, Drop, Retry
+from archivefs.parts import Actor
 from archivefs.query import parse
+from archivefs.states import Status, Submission
 from archivefs.statuses import RETRIABLE
 from archivefs.submit import decisions
 from archivefs.submit.operations import DecideDelivery

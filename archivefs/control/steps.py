@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from archivefs import names
 from archivefs.archive import Archive
 from archivefs.errors import ControlError
-from archivefs.events import Actor
+from archivefs.parts import Actor
 from archivefs.transaction import Operation
 
 VERSION = 1

@@ -17,8 +17,8 @@ from archivefs.control.steps import (
     options,
 )
 from archivefs.errors import ControlError, RetentionError
-from archivefs.events import Actor
 from archivefs.jobs.job import CreateJob
+from archivefs.parts import Actor
 from archivefs.query import parse
 from archivefs.retention import choosing, plans
 from archivefs.retention.choosing import Choice

@@ -22,7 +22,7 @@ from msgspec import Meta
 
 from archivefs.convert.sandbox import Launch, Place, SandboxError
 from archivefs.errors import ArchiveError
-from archivefs.events import Outcome
+from archivefs.states import Outcome
 
 ANSWER_BYTES = 1 << 20
 """Longest answer line of a worker; reports travel beside it, so an honest one is far shorter."""

@@ -11,9 +11,9 @@ from archivefs.archive import Archive
 from archivefs.catalog.catalog import RETRY_REASON
 from archivefs.catalog.rows import Entry
 from archivefs.convert.process import Answer, WorkerError
-from archivefs.events import Outcome
 from archivefs.operations import Route
 from archivefs.routing import ROUTING_REASON, UNROUTED, candidates
+from archivefs.states import Outcome
 
 log = logging.getLogger(__name__)
 

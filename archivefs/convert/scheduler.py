@@ -26,9 +26,10 @@ from archivefs.convert.snapshots import Code, Packed
 from archivefs.convert.verdict import cause_of, verdict
 from archivefs.convert.waiting import Place, Waiting
 from archivefs.errors import ArchiveError, SegmentMissingError
-from archivefs.events import WAITING, Location, Outcome
 from archivefs.operations import BeginAttempt, FinishAttempt, KeepCode, Report
+from archivefs.parts import Location
 from archivefs.routing import UNROUTED
+from archivefs.states import WAITING, Outcome
 from archivefs.store.durable import make_dirs, remove_tree
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from archivefs.convert import sandbox
 from archivefs.convert.preparation import Preparation
 from archivefs.convert.process import Answer, Job, Worker, WorkerError, open_to_readers
 from archivefs.convert.sandbox import Place
-from archivefs.events import Outcome
+from archivefs.states import Outcome
 
 
 class Trial(NamedTuple):

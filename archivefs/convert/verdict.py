@@ -12,7 +12,7 @@ from archivefs.catalog.catalog import RETRY_REASON
 from archivefs.catalog.rows import Attempt, Entry
 from archivefs.config import ConverterConfig
 from archivefs.convert.process import Answer
-from archivefs.events import AUTOMATIC, Cause, Outcome, Status
+from archivefs.states import AUTOMATIC, Cause, Outcome, Status
 
 LONGEST_SECONDS = 3600.0
 """Longest wait before a transient fault is tried again, unless ``retry_delay_seconds`` is longer."""

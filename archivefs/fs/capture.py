@@ -24,11 +24,12 @@ from archivefs.catalog.rows import Entry
 from archivefs.committer import Committer
 from archivefs.convert.scheduler import Scheduler
 from archivefs.errors import ArchiveError, ContentDamagedError
-from archivefs.events import FINAL, WAITING, Actor, Status
 from archivefs.fs.folder_sources import FolderSources
 from archivefs.fs.inbox import Inbox, errno_of
 from archivefs.fs.inbox_items import InboxDir, InboxFile, InboxHandle, InboxItem
 from archivefs.operations import Capture, Receipt, Touch
+from archivefs.parts import Actor
+from archivefs.states import FINAL, WAITING, Status
 from archivefs.store.frames import Encoded, encode_file
 
 log = logging.getLogger(__name__)

@@ -15,11 +15,11 @@ from archivefs import control
 from archivefs.archive import Archive
 from archivefs.committer import Committer
 from archivefs.errors import ArchiveError, JobError, TooManyError
-from archivefs.events import Actor
 from archivefs.fs.inodes import Fixed
 from archivefs.fs.node import DIR_MODE, Attributes, Directory, File, Handle, Listed, Node
 from archivefs.jobs import engine
 from archivefs.jobs.engine import Engine
+from archivefs.parts import Actor
 
 CONTROL_MODE = 0o100600
 BURST, A_SECOND = 20, 100 / 60
@@ -36,6 +36,13 @@ class Reload(Protocol):
 
     def __call__(self, *, noted: bool = False) -> Awaitable[list[str]]:
         """``noted``: the journal says so already."""
+
+
+def refusal(name: str, error: ArchiveError | OSError) -> bytes:
+    """The answer to what failed."""
+    code = error.exit_code if isinstance(error, ArchiveError) else 1
+    reply = {"ok": False, "command": name, "error": str(error), "exit_code": code}
+    return msgspec.json.encode(reply) + b"\n"
 
 
 class Control:
@@ -198,9 +205,10 @@ class Transaction(Handle):
             reply = {"ok": True, **await self._control.tell(self._name, data, self._actor)}
         except (ArchiveError, OSError) as error:
             failure = error
-            code = error.exit_code if isinstance(error, ArchiveError) else 1
-            reply = {"ok": False, "command": self._name, "error": str(error), "exit_code": code}
-        self._text, self._base = msgspec.json.encode(reply) + b"\n", None
+            self._text = refusal(self._name, error)
+        else:
+            self._text = msgspec.json.encode(reply) + b"\n"
+        self._base = None
         self._end = offset + len(data) if failure is None else offset
         if failure is not None:
             self._control.failed(self._actor.uid, self._text)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pyfuse3
 import trio
 
-from archivefs import configuring
+from archivefs import configuring, metrics
 from archivefs.archive import Archive
 from archivefs.committer import Committer
 from archivefs.convert.scheduler import Scheduler
@@ -146,6 +146,7 @@ class _Mount:
                 nursery.start_soon(self._keep_house)
                 nursery.start_soon(self._engine.run)
                 nursery.start_soon(Enforcement(self._archive, self._committer, self._engine).run)
+                nursery.start_soon(trio.to_thread.run_sync, metrics.load)
                 nursery.start_soon(Schedule(self._archive, self._committer).run)
                 nursery.start_soon(Training(self._archive, self._committer).run)
                 nursery.start_soon(self._stop_on_signal)

@@ -10,7 +10,6 @@ from archivefs.archive import Archive
 from archivefs.catalog.catalog import Change
 from archivefs.catalog.rows import Attempt, Entry, Source, Stored
 from archivefs.errors import UnknownEntryError
-from archivefs.events import Location, Outcome, Status
 from archivefs.fs import inodes
 from archivefs.fs.frame_cache import ContentHandle, FrameCache
 from archivefs.fs.inodes import Kind, Slot
@@ -30,6 +29,8 @@ from archivefs.fs.node import (
     Text,
     while_in,
 )
+from archivefs.parts import Location
+from archivefs.states import Outcome, Status
 
 WITH_ERROR = (Outcome.FAILED, Outcome.SUSPENDED, Outcome.TRANSIENT, Outcome.REJECTED)
 """Outcomes after which error.txt stands beside the source."""

@@ -24,11 +24,12 @@ from archivefs.catalog.rows import Entry
 from archivefs.committer import Committer
 from archivefs.config import ConverterConfig
 from archivefs.errors import ArchiveError
-from archivefs.events import FINAL, Actor, Member, Status
 from archivefs.folders import Found
 from archivefs.fs.inbox import Inbox
 from archivefs.fs.inbox_items import InboxDir, InboxFile, InboxItem
 from archivefs.operations import Capture
+from archivefs.parts import Actor, Member
+from archivefs.states import FINAL, Status
 from archivefs.store.durable import remove_tree
 from archivefs.store.frames import Encoded
 

@@ -8,8 +8,9 @@ from collections.abc import Callable
 import trio
 
 from archivefs.errors import ArchiveError, ContentDamagedError, SegmentMissingError
-from archivefs.events import Location
 from archivefs.fs.node import Handle
+from archivefs.metrics import Cache
+from archivefs.parts import Location
 from archivefs.store.content import ContentReader
 from archivefs.store.frames import FRAME_BYTES, frame_size
 
@@ -51,6 +52,10 @@ class FrameCache:
         self._loading: dict[_Key, trio.Event] = {}
         self._threads = trio.CapacityLimiter(LOADS)
         self._ahead: trio.Nursery | None = None
+
+    def taken(self) -> Cache:
+        """What it takes now, and may take."""
+        return Cache(self._bytes, self._limit)
 
     async def run(self) -> None:
         """Load ahead until cancelled; without this, frames are loaded when they are asked for."""

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import trio
 
 from archivefs import names, routing
-from archivefs.events import Actor
 from archivefs.fs.node import Attributes, Directory, Handle, Listed, Node
+from archivefs.parts import Actor
 from archivefs.store.durable import sync_up
 
 if TYPE_CHECKING:

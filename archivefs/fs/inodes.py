@@ -3,8 +3,8 @@
 The same file has the same number in every view and after every remount; a directory has one for each place it
 is shown in. A number has 64 bits, the top bit is never set::
 
-    FIXED     0 | number                                   root and what lies in it
-              0 | 1 12 | job 40 | slot 8                   a job's directory and files
+    FIXED     0 | 0 | query 27 | number 32                 root and what lies in it; or a query in search/
+              0 | 1 | job 51 | slot 8                      a job's directory and files
     LEVEL     1 | view 6 | depth 6 | converter 16 | day 24 | status 8
     ENTRY     2 | n 32 | 0            | view 14            an entry's directory
     ATTEMPTS  3 | n 32 | 0            | view 14            its attempts/
@@ -41,9 +41,12 @@ class Fixed(IntEnum):
     STATS = 3
     BY_ID = 4
     HEALTH = 5
-    JOBS = 6
+    SEARCH = 6
+    SEARCH_README = 7
+    JOBS = 8
+    METRICS = 9
     CONTROL = 16
-    JOB = 1 << 48
+    JOB = 1 << 59
 
 
 class Slot(IntEnum):
@@ -61,6 +64,8 @@ MAX_ATTEMPT = (1 << 14) - 1
 MAX_REPORT = (1 << 14) - 1 - Slot.REPORT
 BY_ID_VIEW = 63
 """The view number of entries under by-id/."""
+QUERY_VIEW = 64
+"""From here on view numbers are those of queries."""
 
 
 class Place(NamedTuple):
@@ -125,6 +130,21 @@ def job_ino(job: int, slot: int) -> int:
 def job_parts(ino: int) -> tuple[int, int]:
     """``(job, slot)``."""
     return (ino & Fixed.JOB - 1) >> 8, ino & 0xFF
+
+
+def query(counter: int) -> int:
+    """The number of the ``counter``-th query (from 1) that this mount met."""
+    return Kind.FIXED << 60 | (counter & 0x7FFFFFF) << 32
+
+
+def query_counter(ino: int) -> int:
+    """Which query that is, 0 for none."""
+    return 0 if ino & Fixed.JOB else ino >> 32 & 0x7FFFFFF
+
+
+def query_view(counter: int) -> int:
+    """The view number of the entries of a query."""
+    return QUERY_VIEW + counter % ((1 << 14) - QUERY_VIEW)
 
 
 def inbox(counter: int) -> int:

@@ -18,11 +18,11 @@ from pyfuse3 import FileNameT, InodeT
 from archivefs.archive import Archive
 from archivefs.catalog.catalog import Change
 from archivefs.catalog.rows import Entry
-from archivefs.events import FINAL, Status
 from archivefs.fs import inodes
 from archivefs.fs.inodes import BY_ID_VIEW, Fixed, Kind, Slot
 from archivefs.fs.node import Handle
 from archivefs.fs.views import VIEWS, Levels, leaf, path_to
+from archivefs.states import FINAL, Status
 
 log = logging.getLogger(__name__)
 

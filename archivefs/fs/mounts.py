@@ -95,7 +95,7 @@ def parse_options(words: str) -> MountOptions:
                 [*sorted(_PASSED), *(f"{name}=N" for name in sorted(_OWN)), f"{_OPERATORS}=GROUP"]
             )
             raise MountError(f"-o {word}: unknown option; allowed are: {allowed}")
-    if passed & {"allow_other", "allow_root"} and os.geteuid() != 0 and not _others_allowed():
+    if passed & {"allow_other", "allow_root"} and os.geteuid() != 0 and not others_allowed():
         raise MountError(f"-o allow_other needs the line user_allow_other in {FUSE_CONF} (or root)")
     return MountOptions(frozenset(passed), own.get("uid"), own.get("gid"), own.get("umask", 0), operators)
 
@@ -108,7 +108,8 @@ def _group(name: str) -> int:
         raise MountError(f'-o {_OPERATORS}={name}: there is no group "{name}"') from None
 
 
-def _others_allowed() -> bool:
+def others_allowed() -> bool:
+    """Whether those who are not root may mount for others."""
     try:
         return "user_allow_other" in (line.strip() for line in FUSE_CONF.read_text().splitlines())
     except OSError:
@@ -155,12 +156,12 @@ def mounted() -> list[Mount]:
         kind, source = right.split(" ")[:2]
         if kind == f"fuse.{SUBTYPE}":
             words = left.split(" ")
-            found.append(Mount(Path(_plain(words[4])), _plain(source), int(words[2].partition(":")[2])))
+            found.append(Mount(Path(plain(words[4])), plain(source), int(words[2].partition(":")[2])))
     return found
 
 
-def _plain(field: str) -> str:
-    """mountinfo writes blank, tab, newline, hash and backslash as octal escapes."""
+def plain(field: str) -> str:
+    """A field of mountinfo or fstab: these write blank, tab, newline, hash and backslash as octal escapes."""
     for code in ("040", "011", "012", "043", "134"):
         field = field.replace("\\" + code, chr(int(code, 8)))
     return field
@@ -202,7 +203,7 @@ def _release(mountpoint: Path) -> None:
     """
     for mount in mounted():
         who = lock.holder(mount.root) if mount.mountpoint == mountpoint and lock.is_held(mount.root) else None
-        if who is None or not _is_dead(who.pid):
+        if who is None or not lock.is_dead(who.pid):
             continue
         file = CONNECTIONS / str(mount.connection) / "abort"
         if os.geteuid() == 0:
@@ -226,15 +227,6 @@ def _force_umount(mountpoint: Path) -> None:
     umount(8) would ask the mount for its attributes first, and wait for them.
     """
     ctypes.CDLL(None).umount2(os.fsencode(mountpoint), MNT_FORCE | MNT_DETACH)
-
-
-def _is_dead(pid: int) -> bool:
-    """Whether the process has ended, but for threads that wait for the kernel."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state in "ZX"
 
 
 def unmount(mountpoint: Path, *, lazy: bool = False) -> None:

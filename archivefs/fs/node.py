@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple, Protocol
 
-from archivefs.events import FINAL, Status
+from archivefs.states import FINAL, Status
 
 FOREVER = 86_400.0
 """Seconds that the kernel may cache what never changes, or what is invalidated when it does."""

@@ -32,7 +32,7 @@ from pyfuse3 import (
 
 from archivefs import names
 from archivefs.catalog.catalog import Change
-from archivefs.errors import ArchiveError, ContentDamagedError
+from archivefs.errors import ArchiveError, ContentDamagedError, QueryError
 from archivefs.fs.capture import Capturer, actor_of
 from archivefs.fs.control import ControlFile, Transaction
 from archivefs.fs.frame_cache import ContentHandle
@@ -41,6 +41,7 @@ from archivefs.fs.inbox_items import InboxDir, InboxFile, InboxHandle, InboxItem
 from archivefs.fs.kernel import Pages
 from archivefs.fs.listings import Listing, Listings
 from archivefs.fs.node import Attributes, Directory, File, Handle, Node
+from archivefs.fs.search import QueryDir, QueryListing
 from archivefs.fs.tree import Tree
 
 log = logging.getLogger(__name__)
@@ -106,7 +107,7 @@ class Operations(pyfuse3.Operations):
         self._show = show
         self._listings = Listings(self._entry)
         self._pages = Pages()
-        self._handles: dict[int, Handle | Listing] = {}
+        self._handles: dict[int, Handle | Listing | QueryListing] = {}
         self._next_handle = 0
 
     def changed(self, changes: Sequence[Change]) -> None:
@@ -137,7 +138,7 @@ class Operations(pyfuse3.Operations):
             node.lookups += 1
         return entry
 
-    def _keep(self, handle: Handle | Listing) -> FileHandleT:
+    def _keep(self, handle: Handle | Listing | QueryListing) -> FileHandleT:
         self._next_handle += 1
         self._handles[self._next_handle] = handle
         return FileHandleT(self._next_handle)
@@ -166,7 +167,14 @@ class Operations(pyfuse3.Operations):
     async def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
         """The node of a name."""
         parent = self._tree.node(parent_inode)
-        node = parent.lookup(name) if isinstance(parent, Directory) else None
+        try:
+            if isinstance(parent, QueryDir):
+                node = await parent.find(name)
+            else:
+                node = parent.lookup(name) if isinstance(parent, Directory) else None
+        except QueryError as error:
+            self._tree.failed(ctx.uid, error)
+            raise FUSEError(error.errno) from None
         if node is None:
             raise FUSEError(errno.ENOENT)
         return self._found(node)
@@ -193,12 +201,18 @@ class Operations(pyfuse3.Operations):
         node = self._tree.node(inode)
         if not isinstance(node, Directory):
             raise FUSEError(errno.ENOTDIR)
+        if isinstance(node, QueryDir):
+            return self._keep(QueryListing(node, self._entry))
         return self._keep(self._listings.open(node))
 
     @_boundary
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         """One page of names with their attributes."""
         listing = self._handles[fh]
+        if isinstance(listing, QueryListing):
+            await listing.fill(start_id)
+            listing.send(functools.partial(pyfuse3.readdir_reply, token))
+            return
         assert isinstance(listing, Listing)
         listing.send(start_id, functools.partial(pyfuse3.readdir_reply, token))
 

@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 from archivefs.catalog.catalog import day_number, day_text, status_number
 from archivefs.catalog.rows import Entry, label
-from archivefs.events import STATUSES, Status
 from archivefs.fs import inodes
 from archivefs.fs.entry import EntryDir, EntryNodes, entry_attributes, source_attributes
 from archivefs.fs.inodes import BY_ID_VIEW, Fixed, Place
 from archivefs.fs.node import BRIEFLY, DIR_MODE, FOREVER, Attributes, Directory, Listed, Node, while_in
+from archivefs.states import STATUSES, Status
 
 PAGE = 500
 """Entries read from the catalog at once: about 100 kB, and few enough not to be felt by other requests."""

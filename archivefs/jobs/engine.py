@@ -15,9 +15,10 @@ from archivefs.archive import Archive
 from archivefs.background import give_way
 from archivefs.committer import Committer
 from archivefs.errors import ArchiveError, JobError
-from archivefs.events import JOB_ENDS, Actor, JobState
 from archivefs.jobs import job as jobs
 from archivefs.jobs.job import ChangeJob, CreateJob, Job, Progress, Result, Steps, Work
+from archivefs.parts import Actor
+from archivefs.states import JOB_ENDS, JobState
 from archivefs.transaction import Operation
 
 log = logging.getLogger(__name__)

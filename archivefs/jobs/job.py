@@ -17,7 +17,9 @@ import msgspec
 from archivefs.archive import Archive
 from archivefs.catalog.jobs import JobRow
 from archivefs.errors import JobError
-from archivefs.events import JOB_ENDS, Actor, JobChanged, JobCreated, JobState
+from archivefs.events import JobChanged, JobCreated
+from archivefs.parts import Actor
+from archivefs.states import JOB_ENDS, JobState
 from archivefs.store.durable import make_dirs, replacing
 from archivefs.transaction import Operation, Transaction
 

@@ -20,9 +20,9 @@ from archivefs.background import give_way
 from archivefs.catalog.catalog import day_text
 from archivefs.catalog.rows import Record
 from archivefs.errors import ArchiveError, ContentDamagedError, SegmentMissingError
-from archivefs.events import Location, Move
 from archivefs.jobs import dictionaries
 from archivefs.operations import DropSegment, MoveRecords, NewSegment, RemoveSegments
+from archivefs.parts import Location, Move
 from archivefs.query import Query
 from archivefs.store import recovery
 from archivefs.store.dictionaries import Dictionary

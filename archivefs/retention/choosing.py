@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from archivefs.archive import Archive
 from archivefs.catalog.purging import Facts
-from archivefs.events import STATUSES, Status
 from archivefs.query import Query
 from archivefs.retention.gate import DAY_MS, Gate, Rule
+from archivefs.states import STATUSES, Status
 
 FOREVER_MS = 2**62
 

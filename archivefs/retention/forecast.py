@@ -54,13 +54,12 @@ def forecast(archive: Archive) -> list[Forecast]:
 def _rates(archive: Archive) -> dict[str, float]:
     """Bytes a day of each converter: sources and, as they were on the average, reports and logs."""
     today, lately, whole = archive.today(), dict[str, int](), dict[str, int]()
-    days = dict[str, set[int]]()
-    for each in archive.reader.totals():
-        whole[each.converter] = whole.get(each.converter, 0) + each.length
-        if today - LATELY_DAYS <= each.day < today:
-            lately[each.converter] = lately.get(each.converter, 0) + each.length
-        days.setdefault(each.converter, set()).add(each.day)
-    rates = {}
+    days, rates = dict[str, set[int]](), dict[str, float]()
+    for name, day, length in archive.reader.purges.by_day():
+        whole[name] = whole.get(name, 0) + length
+        if today - LATELY_DAYS <= day < today:
+            lately[name] = lately.get(name, 0) + length
+        days.setdefault(name, set()).add(day)
     for name, length in whole.items():
         number = archive.reader.converter_id(name)
         share = archive.reader.purges.bytes_of(number) / length if number and length else 1.0

@@ -8,8 +8,8 @@ from archivefs.catalog.purging import Facts, HoldRow
 from archivefs.catalog.reader import Reader
 from archivefs.config import Config
 from archivefs.errors import QueryError
-from archivefs.events import STATUSES, UNPURGEABLE, Status
 from archivefs.query import Query, parse
+from archivefs.states import STATUSES, UNPURGEABLE, Status
 
 DAY_MS = 86_400_000
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from archivefs.errors import RetentionError
 from archivefs.events import (
-    Actor,
     HoldAdded,
     HoldCovered,
     HoldReleased,
@@ -13,9 +12,9 @@ from archivefs.events import (
     PurgeBegun,
     Purged,
     PurgeEnded,
-    Purging,
     Retained,
 )
+from archivefs.parts import Actor, Purging
 from archivefs.retention.gate import Gate, Rule
 from archivefs.transaction import Operation, Transaction
 

@@ -12,7 +12,8 @@ import msgspec
 from archivefs.archive import Archive
 from archivefs.catalog.purging import Hole, PlanRow, merged
 from archivefs.errors import RetentionError
-from archivefs.events import Actor, Planned, Purging
+from archivefs.events import Planned
+from archivefs.parts import Actor, Purging
 from archivefs.retention.choosing import Choice, Chosen
 from archivefs.retention.gate import Gate, Rule
 from archivefs.retention.operations import MakePlan

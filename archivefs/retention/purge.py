@@ -10,10 +10,11 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from archivefs.archive import Archive
-from archivefs.events import Actor, Status
 from archivefs.operations import RemoveSegments
+from archivefs.parts import Actor
 from archivefs.retention import plans
 from archivefs.retention.operations import BeginPurge, EndPurge, Purge
+from archivefs.states import Status
 from archivefs.store import holes
 from archivefs.transaction import Operation
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from archivefs.errors import ContentDamagedError, DictionaryError, SegmentMissingError
-from archivefs.events import Location
+from archivefs.parts import Location
 from archivefs.store import frames
 from archivefs.store.dictionaries import Dictionaries
 from archivefs.store.durable import write_all

@@ -28,7 +28,7 @@ import msgspec
 import zstandard
 
 from archivefs.errors import ContentDamagedError
-from archivefs.events import Member
+from archivefs.parts import Member
 from archivefs.store.dictionaries import Dictionaries, Dictionary
 
 FRAME_BYTES = 1 << 20

@@ -5,14 +5,12 @@ carries the SHA-256 of the line before it. ``journal/checkpoint.json`` keeps the
 outside the chain, so that a cut-off tail is noticed. A clock that jumps back never reopens an earlier day.
 """
 
-import hashlib
-import io
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import zstandard
@@ -20,20 +18,22 @@ import zstandard
 from archivefs import events
 from archivefs.errors import JournalDamagedError
 from archivefs.events import AnyEvent, Event
+from archivefs.store.chain import (
+    START,
+    Checkpoint,
+    Head,
+    day_files,
+    decode,
+    decode_or_none,
+    line_hash,
+    lines,
+    walk,
+)
 from archivefs.store.durable import open_append, replacing, sync_dir, sync_file, write_all
 
-ZERO = "0" * 64
-"""``prev`` of the very first line."""
 CHECKPOINT = "checkpoint.json"
 TAIL_BYTES = 4 << 20
 """How far back a stop can have left gaps: more than one group of events (transaction.GROUP) takes."""
-
-
-class Head(NamedTuple):
-    """The end of the chain: number of lines and SHA-256 of the last one."""
-
-    seq: int
-    sha256: str
 
 
 class Torn(NamedTuple):
@@ -50,11 +50,6 @@ def utc_text(clock_ns: int) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{clock_ns // 1000 % 10**6:06d}Z"
 
 
-def line_hash(line: bytes) -> str:
-    """The hash that the next line carries as ``prev``; ``line`` is without its newline."""
-    return hashlib.sha256(line).hexdigest()
-
-
 class Journal:
     """The chain, open at its end. Not thread-safe: only the committing thread appends."""
 
@@ -65,9 +60,11 @@ class Journal:
         self._fd: int | None = None
         self._file: Path | None = None
         self.end = 0
-        self._before = (0, Head(0, ZERO))
+        self._before = (0, START)
         self.torn: Torn | None = None
-        self.head = Head(0, ZERO)
+        self.head = START
+        self.last_at = ""
+        """When the last line was found here; not that of what is appended since."""
         self._find_head()
         self._synced = self.head
 
@@ -78,13 +75,17 @@ class Journal:
             line, self.end, rest = _trusted_end(self._file, self._noted().seq)
             self.torn = Torn(self._file, self.end, rest) if rest else None
             if line:
-                self.head = Head(_decode(line, self._file).seq, line_hash(line))
+                self._ends_with(line, self._file)
                 return
         for file in reversed(files):
-            for line in _lines(file):
-                self.head = Head(_decode(line[:-1], file).seq, line_hash(line[:-1]))
+            for line in lines(file):
+                self._ends_with(line[:-1], file)
             if self.head.seq:
                 return
+
+    def _ends_with(self, line: bytes, file: Path) -> None:
+        event = decode(line, file)
+        self.head, self.last_at = Head(event.seq, line_hash(line)), event.at
 
     def sync_found(self) -> None:
         """Make durable what the last process wrote and perhaps did not sync. Raises ``OSError``."""
@@ -104,12 +105,8 @@ class Journal:
         self.torn = None
 
     def files(self) -> list[Path]:
-        """All day files in order, the plain one where a day has both (a crash while sealing)."""
-        days: dict[str, Path] = {}
-        for file in sorted(self._directory.glob("*/*/*.jsonl*")):
-            if file.name.endswith((".jsonl", ".jsonl.zst")):
-                days.setdefault(str(file).partition(".jsonl")[0], file)
-        return [days[day] for day in sorted(days)]
+        """All day files in order."""
+        return day_files(self._directory)
 
     def append(self, batch: Sequence[Event]) -> list[AnyEvent]:
         """Number, chain and write events; durable after ``sync``. Returns them as written.
@@ -169,29 +166,28 @@ class Journal:
             os.close(self._fd)
             self._fd = None
 
-    def read(self, after: int = 0) -> Iterator[AnyEvent]:
-        """The events with ``seq > after`` in order, checked as a chain.
+    def read(self, after: int = 0, day: str = "") -> Iterator[AnyEvent]:
+        """The events with ``seq > after`` in order, checked as a chain; with ``day`` from its file on.
 
         Raises ``JournalDamagedError`` naming file and line where one is altered, missing or out of order.
         """
         files, noted = self.files(), self._noted()
-        first = max((n for n, file in enumerate(files) if _first_seq(file) <= after + 1), default=0)
-        seq, prev = (0, ZERO) if first == 0 else (-1, "")
-        for file in files[first:]:
-            for number, line in enumerate(_lines(file), 1):
-                event, sha256 = _decode(line[:-1], file, number), line_hash(line[:-1])
-                if seq >= 0 and (event.seq != seq + 1 or event.prev != prev):
-                    raise JournalDamagedError(
-                        f"{file}:{number}: line {event.seq} does not follow line {seq}: "
-                        "a line was altered, removed or moved"
-                    )
-                if event.seq == noted.seq and sha256 != noted.sha256:
-                    raise JournalDamagedError(
-                        f"{file}:{number}: line {event.seq} is not the one that the checkpoint noted"
-                    )
-                seq, prev = event.seq, sha256
-                if seq > after:
-                    yield event
+        first = max((n for n, file in enumerate(files) if self._is_before(file, after, day)), default=0)
+        for link in walk(files[first:], START if first == 0 else None):
+            if link.broken or link.event is None:
+                raise JournalDamagedError(link.broken)
+            if link.event.seq == noted.seq and link.sha256 != noted.sha256:
+                raise JournalDamagedError(
+                    f"{link.file}:{link.number}: line {noted.seq} is not the one that the checkpoint noted"
+                )
+            if link.event.seq > after:
+                yield link.event
+
+    def _is_before(self, file: Path, after: int, day: str) -> bool:
+        """Whether what is to be read is in this file or behind it."""
+        if day:
+            return str(file.relative_to(self._directory)).partition(".")[0] <= day.replace("-", "/")
+        return _first_seq(file) <= after + 1
 
     def seal_finished_days(self) -> list[Path]:
         """Compress every day file but the newest; a crash at any point leaves one of the two forms whole.
@@ -216,7 +212,7 @@ class Journal:
         head, noted = self._synced, self._noted()
         if (noted.seq, noted.sha256) == head:
             return
-        note = _Note(head.seq, head.sha256, utc_text(self._clock()))
+        note = Checkpoint(head.seq, head.sha256, utc_text(self._clock()))
         with replacing(self._directory / CHECKPOINT) as out:
             out.write(msgspec.json.encode(note) + b"\n")
 
@@ -224,12 +220,9 @@ class Journal:
         """Whether the count is noted outside the chain."""
         return self._noted().seq > 0
 
-    def _noted(self) -> "_Note":
+    def _noted(self) -> Checkpoint:
         """The end of the chain as it was noted outside; that of an empty one where it was not."""
-        try:
-            return msgspec.json.decode((self._directory / CHECKPOINT).read_bytes(), type=_Note)
-        except (FileNotFoundError, msgspec.MsgspecError, UnicodeDecodeError):
-            return _Note()
+        return noted(self._directory)
 
     def check_checkpoint(self) -> None:
         """Raise ``JournalDamagedError`` where the journal is shorter than it once was, or ends otherwise."""
@@ -243,37 +236,18 @@ class Journal:
             raise JournalDamagedError(f"line {noted.seq} of the journal is not the one that was noted")
 
 
-class _Note(msgspec.Struct, frozen=True):
-    """What checkpoint.json says."""
-
-    seq: int = 0
-    sha256: str = ZERO
-    at: str = ""
-
-
-def _lines(file: Path) -> Iterator[bytes]:
-    """The whole lines of a day file with their newlines, decompressed where it is sealed."""
+def noted(directory: Path) -> Checkpoint:
+    """What the note beside a journal says; that it is empty where there is none that can be read."""
     try:
-        with _open_day(file) as lines:
-            yield from (line for line in lines if line.endswith(b"\n"))
-    except zstandard.ZstdError as error:
-        raise JournalDamagedError(f"{file}: does not decompress: {error}") from None
-
-
-def _open_day(file: Path) -> IO[bytes]:
-    """The file for reading, also where it was sealed since it was listed."""
-    if file.suffix == ".jsonl":
-        try:
-            return file.open("rb")
-        except FileNotFoundError:
-            file = file.with_suffix(".jsonl.zst")
-    return io.BufferedReader(zstandard.open(file, "rb"))
+        return msgspec.json.decode((directory / CHECKPOINT).read_bytes(), type=Checkpoint)
+    except (FileNotFoundError, msgspec.MsgspecError, UnicodeDecodeError):
+        return Checkpoint()
 
 
 def _first_seq(file: Path) -> int:
     """The number of the first event in a file; of an empty file, larger than any."""
-    line = next(_lines(file), None)
-    return 2**63 if line is None else _decode(line[:-1], file, 1).seq
+    line = next(lines(file), None)
+    return 2**63 if line is None else decode(line[:-1], file, 1).seq
 
 
 def _trusted_end(file: Path, noted_seq: int) -> tuple[bytes, int, bytes]:
@@ -293,7 +267,7 @@ def _trusted_end(file: Path, noted_seq: int) -> tuple[bytes, int, bytes]:
         start, data = start + skipped, data[skipped:]
     last, end, seq, prev = b"", 0, 0, None
     while (stop := data.find(b"\n", end)) >= 0:
-        event = _decode_or_none(data[end:stop])
+        event = decode_or_none(data[end:stop])
         if event is None or (prev is not None and event.prev != prev):
             break
         last, end, seq, prev = data[end:stop], stop + 1, event.seq, line_hash(data[end:stop])
@@ -302,18 +276,3 @@ def _trusted_end(file: Path, noted_seq: int) -> tuple[bytes, int, bytes]:
         end = data.rfind(b"\n") + 1
         last, rest = data[: end - 1].rpartition(b"\n")[2], data[end:]
     return last, start + end, rest
-
-
-def _decode_or_none(line: bytes) -> AnyEvent | None:
-    try:
-        return events.decode(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return None
-
-
-def _decode(line: bytes, file: Path, number: int | None = None) -> AnyEvent:
-    try:
-        return events.decode(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        where = f"{file}:{number}" if number else f"{file}: last line"
-        raise JournalDamagedError(f"{where}: not a readable event: {error}") from None

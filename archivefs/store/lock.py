@@ -20,13 +20,24 @@ PROBE_ATTEMPTS, PROBE_SECONDS = 5, 0.02
 """``is_held`` of another process takes the lock for microseconds, and writes no note."""
 
 
-class Holder(msgspec.Struct, frozen=True, kw_only=True):
-    """Who holds the lock. ``mountpoint`` is '' where the archive is not mounted."""
+class Holder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Who holds the lock. ``mountpoint`` is '' where the archive is not mounted.
+
+    ``last_mountpoint`` is where it was mounted before; that alone stays after a clean end.
+    """
 
     pid: int
     host: str
     program: str
     mountpoint: str = ""
+    last_mountpoint: str = ""
+
+
+class _Left(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The part of a note that outlives its holder."""
+
+    mountpoint: str = ""
+    last_mountpoint: str = ""
 
 
 class Lock:
@@ -46,14 +57,19 @@ class Lock:
                     continue
                 os.close(self._fd)
                 raise LockedError(_message(root, who)) from None
+        self._last_mountpoint = last_mountpoint(root)
         self.note("")
 
     def note(self, mountpoint: str) -> None:
         """Write who holds it; for people and for commands that look for the mount."""
         who = Holder(
-            pid=os.getpid(), host=socket.gethostname(), program=Path(sys.argv[0]).name, mountpoint=mountpoint
-        )
-        data = msgspec.json.encode(who) + b"\n"
+            pid=os.getpid(), host=socket.gethostname(), program=Path(sys.argv[0]).name, mountpoint=mountpoint,
+            last_mountpoint=self._last_mountpoint,
+        )  # fmt: skip
+        self._last_mountpoint = mountpoint or self._last_mountpoint
+        self._write(msgspec.json.encode(who) + b"\n")
+
+    def _write(self, data: bytes) -> None:
         try:
             os.pwrite(self._fd, data, 0)
             os.ftruncate(self._fd, len(data))
@@ -63,6 +79,8 @@ class Lock:
     def release(self) -> None:
         """Give the lock back."""
         os.ftruncate(self._fd, 0)
+        if self._last_mountpoint:
+            self._write(msgspec.json.encode(_Left(last_mountpoint=self._last_mountpoint)) + b"\n")
         os.close(self._fd)
 
 
@@ -72,6 +90,15 @@ def holder(root: Path) -> Holder | None:
         return msgspec.json.decode((root / FILE).read_bytes(), type=Holder)
     except (OSError, msgspec.MsgspecError):
         return None
+
+
+def last_mountpoint(root: Path) -> str:
+    """Where the archive is or was mounted last, '' for nowhere."""
+    try:
+        left = msgspec.json.decode((root / FILE).read_bytes(), type=_Left)
+    except (OSError, msgspec.MsgspecError):
+        return ""
+    return left.mountpoint or left.last_mountpoint
 
 
 def is_held(root: Path) -> bool:
@@ -87,6 +114,15 @@ def is_held(root: Path) -> bool:
     finally:
         os.close(fd)
     return False
+
+
+def is_dead(pid: int) -> bool:
+    """Whether the process has ended, but for threads that wait for the kernel."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state in "ZX"
 
 
 def _message(root: Path, who: Holder | None) -> str:

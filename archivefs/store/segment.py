@@ -14,7 +14,7 @@ from typing import NamedTuple
 import msgspec
 
 from archivefs.errors import ContentDamagedError
-from archivefs.events import Location
+from archivefs.parts import Location
 from archivefs.store import frames
 from archivefs.store.durable import open_append, write_all
 from archivefs.store.frames import HEADER_MAGIC, HOLE_MAGIC, SKIPPABLE, TABLE_MAGIC, Encoded, RecordHeader

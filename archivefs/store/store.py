@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from archivefs.errors import CaptureFailedError, ReadOnlyError
-from archivefs.events import AnyEvent, Event, Location
+from archivefs.events import AnyEvent, Event
+from archivefs.parts import Location
 from archivefs.store.dictionaries import Dictionaries, Dictionary, file_of
 from archivefs.store.durable import make_dirs, replacing
 from archivefs.store.frames import Encoded, RecordHeader

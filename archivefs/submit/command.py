@@ -9,7 +9,7 @@ from subprocess import DEVNULL
 import trio
 
 from archivefs.config import SubmitConfig
-from archivefs.events import Submission
+from archivefs.states import Submission
 from archivefs.submit.delivery import ERROR_LENGTH, Answer, Letter, later, program_of, refused
 
 TRY_AGAIN = os.EX_TEMPFAIL

@@ -3,7 +3,7 @@
 from archivefs.archive import Archive
 from archivefs.catalog.outbox import Item
 from archivefs.errors import UnknownEntryError
-from archivefs.events import Submission
+from archivefs.states import Submission
 
 
 def unsent(archive: Archive) -> list[Item]:

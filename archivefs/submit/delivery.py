@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from archivefs.config import SubmitConfig
 from archivefs.errors import ArchiveError
-from archivefs.events import Submission
+from archivefs.states import Submission
 
 ERROR_LENGTH = 500
 """Characters of an error that are kept: enough for what a server says, short enough for every attempt."""

@@ -7,7 +7,7 @@ import urllib.parse
 from pathlib import Path
 
 from archivefs.config import SubmitConfig
-from archivefs.events import Submission
+from archivefs.states import Submission
 from archivefs.store.durable import sync_dir, write_all
 from archivefs.submit.delivery import Answer, Letter, later
 

@@ -13,7 +13,7 @@ import trio
 
 from archivefs import __version__
 from archivefs.config import SubmitConfig
-from archivefs.events import Submission
+from archivefs.states import Submission
 from archivefs.submit.delivery import Answer, Letter, SecretError, later, refused, secret
 
 ANSWER_BYTES = 64 << 10

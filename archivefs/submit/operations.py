@@ -4,8 +4,10 @@ from dataclasses import dataclass
 
 from archivefs.catalog.outbox import require
 from archivefs.errors import ArchiveError
-from archivefs.events import Actor, DeliveryAttempted, DeliveryDecided, Submission
+from archivefs.events import DeliveryAttempted, DeliveryDecided
 from archivefs.operations import sound
+from archivefs.parts import Actor
+from archivefs.states import Submission
 from archivefs.submit.delivery import Answer
 from archivefs.transaction import Operation, Transaction
 

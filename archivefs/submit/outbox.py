@@ -17,7 +17,7 @@ from archivefs.catalog.outbox import Item
 from archivefs.committer import Committer
 from archivefs.config import SubmitConfig
 from archivefs.errors import ArchiveError
-from archivefs.events import Status, Submission
+from archivefs.states import Status, Submission
 from archivefs.submit.delivery import delay_seconds
 from archivefs.submit.operations import RecordDelivery
 from archivefs.submit.receivers import Receivers

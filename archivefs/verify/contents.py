@@ -28,13 +28,13 @@ CHUNK_RECORDS, CHUNK_BYTES = 2000, 64 << 20
 class Chunk(NamedTuple):
     """Records that stand one after the other in a segment; those before them end at ``start``.
 
-    ``tails``: whether bytes behind the last of them are a finding.
+    ``end``: where the segment must end, 0 where that is not looked at.
     """
 
     segment: str
     records: Sequence[Record]
     start: int
-    tails: bool
+    end: int
 
 
 class SegmentResult(NamedTuple):
@@ -46,20 +46,20 @@ class SegmentResult(NamedTuple):
     lacking: Counter[str]
 
 
-def chunks(segment: str, records: Sequence[Record], *, tails: bool) -> Iterator[Chunk]:
+def chunks(segment: str, records: Sequence[Record], segment_end: int) -> Iterator[Chunk]:
     """The records of a segment (in the order of offset) as work for several processors.
 
-    ``tails``: whether bytes behind the last record are a finding (not while somebody appends).
+    ``segment_end``: where the journal says that it ends, 0 while somebody appends.
     """
     first, size, start, end = 0, 0, 0, 0
     for index, record in enumerate(records):
         if index - first == CHUNK_RECORDS or (size and size + record.size > CHUNK_BYTES):
-            yield Chunk(segment, records[first:index], start, tails=False)
+            yield Chunk(segment, records[first:index], start, 0)
             first, size, start = index, 0, end
         size += record.size
         end = max(end, record.offset + record.length)
     if records:
-        yield Chunk(segment, records[first:], start, tails=tails)
+        yield Chunk(segment, records[first:], start, segment_end)
 
 
 def check_names(archive: Archive, *, mounted: bool) -> list[Finding]:
@@ -175,11 +175,11 @@ def check_chunk(content_dir: Path, chunk: Chunk, dictionaries: Dictionaries) -> 
                 lacking[error.name] += 1
             read += record.size
         size = os.fstat(fd).st_size
-        if chunk.tails and size > end:
+        if 0 < chunk.end < size:
             findings.append(
                 Finding(
                     Severity.WARNING, "segment-tail", f"content/{name}",
-                    f"{size - end} bytes behind the last record that the journal knows",
+                    f"{size - chunk.end} bytes behind the last record that the journal knows",
                     "open the archive once (any command): whole records become entries, others are kept",
                 )
             )  # fmt: skip

@@ -25,16 +25,15 @@ from archivefs.events import (
     AttemptFinished,
     AttemptStarted,
     Captured,
-    Content,
     Created,
     DictionaryTrained,
     Event,
-    Outcome,
     Rebuilt,
     Routed,
-    Status,
 )
+from archivefs.parts import Content
 from archivefs.routing import UNROUTED
+from archivefs.states import Outcome, Status
 from archivefs.statuses import IMPORT_REASON, PART_REASON
 from archivefs.store import dictionaries, frames, lock
 from archivefs.store.content import ContentReader

@@ -22,22 +22,25 @@ RESCUE = "restore the journal from a backup, or archivefs rebuild --from-segment
 def check(root: Path, catalog: Path) -> tuple[int, list[Finding]]:
     """All checks of the journal; the number of its events, and what was found. May run while it grows."""
     try:
-        chain = _open_settled(root / "journal")
+        chain = open_settled(root / "journal")
     except JournalDamagedError as error:
         return 0, [Finding(Severity.CRITICAL, "journal-cut", "journal", str(error), RESCUE)]
     count, found = check_rows(chain, catalog, root / "staging")
     if not chain.has_checkpoint():
-        found.append(
-            Finding(
-                Severity.WARNING, "checkpoint-missing", "journal/checkpoint.json",
-                "the count of the journal is not noted outside it, so a cut-off tail would not be seen",
-                "archivefs verify --repair writes it", "checkpoint",
-            )
-        )  # fmt: skip
+        found.append(checkpoint_missing())
     return count, found
 
 
-def _open_settled(directory: Path) -> Journal:
+def checkpoint_missing() -> Finding:
+    """The finding for a journal beside which nothing says how long it is."""
+    return Finding(
+        Severity.WARNING, "checkpoint-missing", "journal/checkpoint.json",
+        "the count of the journal is not noted outside it, so a cut-off tail would not be seen",
+        "archivefs verify --repair writes it", "checkpoint",
+    )  # fmt: skip
+
+
+def open_settled(directory: Path) -> Journal:
     """The journal, whose end fits the count noted outside; looked at twice where somebody notes a new one."""
     try:
         chain = Journal(directory)

@@ -107,9 +107,10 @@ def _check_contents(
 
 def _chunks(archive: Archive, scope: Scope, *, mounted: bool) -> Iterator[contents.Chunk]:
     whole = scope.sample >= 100 and not scope.since_ms
-    for name in sorted(archive.reader.segment_ends())[scope.part :: scope.parts]:
+    ends = archive.reader.segment_ends()
+    for name in sorted(ends)[scope.part :: scope.parts]:
         records = _sampled(archive.reader.records(name, scope.since_ms), scope)
-        yield from contents.chunks(name, records, tails=whole and not mounted)
+        yield from contents.chunks(name, records, ends[name] if whole and not mounted else 0)
 
 
 def _sampled(records: list[Record], scope: Scope) -> list[Record]:

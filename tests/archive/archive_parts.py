@@ -14,9 +14,10 @@ from typing import Any
 import apsw
 
 from archivefs.archive import CATALOG, Archive
+from archivefs.catalog import trigrams
 from archivefs.catalog.rows import DictionaryRow, Entry
-from archivefs.events import Outcome, Status
 from archivefs.operations import AddDictionary, BeginAttempt, Capture, FinishAttempt, Receipt, Report
+from archivefs.states import Outcome, Status
 from archivefs.store import dictionaries
 from archivefs.transaction import Operation
 
@@ -153,13 +154,15 @@ def nothing_is_left_over(archive: Archive) -> None:
 
 
 def catalog_rows(root: Path) -> Rows:
-    """Every row of every table, sorted by all columns."""
+    """Every row of every table, sorted by all columns; of a full-text index what it finds."""
     db = apsw.Connection(str(root / CATALOG), flags=apsw.SQLITE_OPEN_READONLY)
     try:
         tables = [
-            row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY 1")
+            row[0]
+            for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY 1")
+            if "_trigrams" not in row[0]
         ]
-        rows: Rows = {}
+        rows: Rows = {index.table: list(trigrams.contents(db, index)) for index in trigrams.INDEXES}
         for table in tables:
             width = len(list(db.execute(f"PRAGMA table_info({table})")))
             order = ", ".join(str(column) for column in range(1, width + 1))

@@ -43,9 +43,9 @@ from archivefs.errors import (
     ReadOnlyError,
     UnknownEntryError,
 )
-from archivefs.events import Outcome, Status
 from archivefs.operations import BeginAttempt, Report, Touch
 from archivefs.packing import Packing
+from archivefs.states import Outcome, Status
 from archivefs.transaction import Operation, Transaction
 
 MIB = 1 << 20

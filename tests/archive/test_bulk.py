@@ -35,9 +35,10 @@ from archivefs.archive import Archive, rebuild
 from archivefs.bulk.capture import Bulk, Manner
 from archivefs.bulk.read import unchanged
 from archivefs.bulk.walk import Found, LeftOut, SourceError, Tree, Why, walk
-from archivefs.events import Status, Voided
+from archivefs.events import Voided
 from archivefs.operations import Note, Receipt
 from archivefs.quarantine import kept
+from archivefs.states import Status
 from archivefs.verify.from_segments import rebuild_from_segments
 from archivefs.verify.verify import Scope, verify_folder
 

@@ -35,8 +35,9 @@ from archivefs.errors import (
     ArchiveError,
     UnknownEntryError,
 )
-from archivefs.events import Actor, Outcome, Status
 from archivefs.operations import Adopt, BeginAttempt, Drop, Touch
+from archivefs.parts import Actor
+from archivefs.states import Outcome, Status
 from archivefs.store.frames import encode_file
 
 MIB = 1 << 20

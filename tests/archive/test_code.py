@@ -19,8 +19,9 @@ from archivefs.archive import Archive, rebuild
 from archivefs.config import ConverterConfig
 from archivefs.convert import snapshots
 from archivefs.convert.snapshots import CodeError, Packed
-from archivefs.events import CodeKept, Outcome, Status
+from archivefs.events import CodeKept
 from archivefs.operations import BeginAttempt, FinishAttempt, KeepCode
+from archivefs.states import Outcome, Status
 from archivefs.store import code
 
 CSV = ConverterConfig(run="python:ict:Ict", path=["converters"])

@@ -20,7 +20,7 @@ from archivefs import archive as archives
 from archivefs import config, configuring, control, settings
 from archivefs.archive import Archive
 from archivefs.errors import ConfigError
-from archivefs.events import Actor
+from archivefs.parts import Actor
 
 TOML = """\
 schema_version = 1            # of this file
@@ -135,7 +135,7 @@ import os, signal, sys
 from pathlib import Path
 from archivefs import control, settings
 from archivefs.archive import Archive
-from archivefs.events import Actor
+from archivefs.parts import Actor
 root, step, count = Path(sys.argv[1]), sys.argv[2], 0
 PARTS = ("settings.py", "configuring.py", "control.py", "durable.py")
 

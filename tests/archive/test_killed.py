@@ -20,7 +20,7 @@ from archive_parts import (
 )
 
 from archivefs.archive import CATALOG, Archive, rebuild
-from archivefs.events import Status
+from archivefs.states import Status
 
 WRITER = """
 import random, sys

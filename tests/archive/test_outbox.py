@@ -27,8 +27,8 @@ from archivefs import reports, statistics
 from archivefs.archive import Archive
 from archivefs.catalog.outbox import Item
 from archivefs.errors import ArchiveError, UnknownEntryError
-from archivefs.events import Outcome, Submission
 from archivefs.operations import BeginAttempt, Report
+from archivefs.states import Outcome, Submission
 from archivefs.submit.delivery import Answer, later, refused
 from archivefs.submit.operations import DecideDelivery, RecordDelivery
 from archivefs.verify.verify import Scope, verify

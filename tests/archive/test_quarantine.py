@@ -13,8 +13,10 @@ from test_verify_parts import Ran, archivefs, content_of, events_of, verify
 from archivefs import quarantine
 from archivefs.archive import Archive
 from archivefs.errors import ArchiveError
-from archivefs.events import Actor, Adopted, Dropped, Status, TailCut, TailDropped
+from archivefs.events import Adopted, Dropped, TailCut, TailDropped
 from archivefs.operations import Adopt, Drop
+from archivefs.parts import Actor
+from archivefs.states import Status
 
 WHY = "it was being written when archivefs stopped"
 ME = Actor(uid=os.getuid(), program="archivefs quarantine adopt")

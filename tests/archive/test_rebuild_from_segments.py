@@ -39,8 +39,9 @@ from test_verify_parts import (
 
 from archivefs.archive import CATALOG, Archive
 from archivefs.catalog.rows import Entry
-from archivefs.events import Created, Outcome, Rebuilt, Status
+from archivefs.events import Created, Rebuilt
 from archivefs.operations import BeginAttempt, Report
+from archivefs.states import Outcome, Status
 from archivefs.verify.from_segments import LOST
 
 Damage = Callable[[Path], None]

@@ -31,8 +31,8 @@ from archive_parts import (
 from archivefs import names
 from archivefs.archive import CATALOG, Archive, rebuild
 from archivefs.errors import ContentDamagedError
-from archivefs.events import Outcome, Status
 from archivefs.operations import BeginAttempt, Receipt, Report
+from archivefs.states import Outcome, Status
 from archivefs.store.segment import scan
 from archivefs.store.store import Store
 from archivefs.transaction import Transaction

@@ -34,10 +34,11 @@ from archive_parts import (
 
 from archivefs.archive import Archive, rebuild
 from archivefs.errors import ContentDamagedError
-from archivefs.events import Location, Voided
+from archivefs.events import Voided
 from archivefs.fs.frame_cache import LEAST_BYTES, ContentHandle, FrameCache
 from archivefs.jobs import repack
 from archivefs.operations import Note
+from archivefs.parts import Location
 from archivefs.query import parse
 from archivefs.verify.findings import Severity
 from archivefs.verify.verify import Scope, verify_folder

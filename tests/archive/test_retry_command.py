@@ -8,8 +8,9 @@ from archive_parts import Clock, captured, catalog_rows, commit, converted, due,
 from test_verify_parts import archivefs, events_of
 
 from archivefs.archive import Archive
-from archivefs.events import Outcome, Retried, Status
+from archivefs.events import Retried
 from archivefs.operations import BeginAttempt
+from archivefs.states import Outcome, Status
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ from archivefs.catalog.rows import Attempt
 from archivefs.config import ConverterConfig
 from archivefs.convert.process import Answer
 from archivefs.convert.verdict import LONGEST_SECONDS, Verdict, backoff, cause_of, verdict
-from archivefs.events import Actor, Outcome, Status
 from archivefs.operations import BeginAttempt, Retry
+from archivefs.parts import Actor
+from archivefs.states import Outcome, Status
 
 CONFIG = ConverterConfig(max_retries=2, retry_delay_seconds=60)
 NOW = 1_000_000

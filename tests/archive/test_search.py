@@ -15,9 +15,9 @@ from archivefs.archive import Archive
 from archivefs.catalog.rows import Entry
 from archivefs.config import parse_size
 from archivefs.errors import QueryError
-from archivefs.events import Outcome
 from archivefs.operations import BeginAttempt, Report
 from archivefs.query import parse
+from archivefs.states import Outcome
 
 TOML = """\
 schema_version = 1

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+from archive_parts import Clock, capture, commit, make
 from test_verify_parts import (
     archivefs,
     content_of,
@@ -70,7 +71,7 @@ ROWS: dict[str, Damage] = {
         "INSERT INTO entries SELECT NULL, '20260213T120000999-abcdef', converter_id, day, status, name,"
         " folder, x'7a7a', twin, hex, sha256, size, mtime_ns, mode, uid, gid, captured_ms, reason,"
         " xattrs, superseded_by, due_ms, attempts, changed_seq, segment_id, offset, header, stored, length,"
-        " confidence, members"
+        " confidence, members, reports"
         " FROM entries WHERE n = 1"
     ),
     "entries, all rows gone": rows("DELETE FROM entries"),
@@ -78,6 +79,14 @@ ROWS: dict[str, Damage] = {
     "attempts, a missing row": rows("DELETE FROM attempts WHERE n = 1"),
     "attempts, a row too much": rows(
         "INSERT INTO attempts VALUES (1, 9, '', '', 0, 0, '', '{}', '', '[]', '')"
+    ),
+    "errors, a missing row": rows("DELETE FROM errors"),
+    "errors, a row too much": rows("INSERT INTO errors VALUES (99, 1, 1)"),
+    "the index of names, a row too much": rows(
+        "INSERT INTO name_trigrams (rowid, folded) VALUES (1, 'abcd')"
+    ),
+    "the index of errors, a row too much": rows(
+        "INSERT INTO error_trigrams (rowid, folded) VALUES (1, 'abc')"
     ),
     "contents, a wrong offset": rows("UPDATE contents SET offset = offset + 1 WHERE n = 1 AND ordinal = 1"),
     "contents, a wrong SHA-256": rows("UPDATE contents SET sha256 = '00' WHERE n = 1 AND ordinal = 0"),
@@ -87,8 +96,9 @@ ROWS: dict[str, Damage] = {
     ),
     "totals, wrong entries": rows("UPDATE totals SET entries = entries + 1 WHERE status = 2"),
     "totals, a wrong size": rows("UPDATE totals SET size = 0 WHERE status = 7"),
+    "totals, reports of nobody": rows("UPDATE totals SET reported = reported + 1 WHERE status = 7"),
     "totals, a missing row": rows("DELETE FROM totals WHERE status = 7 AND day = 20497"),
-    "totals, a row too much": rows("INSERT INTO totals VALUES (1, 20000, 4, 1, 1, 1)"),
+    "totals, a row too much": rows("INSERT INTO totals VALUES (1, 20000, 4, 1, 1, 1, 0)"),
     "more rows than are told one by one": rows("UPDATE entries SET gid = 77"),
 }
 NO_PLACE: dict[str, Damage] = {
@@ -199,6 +209,34 @@ def test_a_catalog_of_another_journal_or_version_is_found_and_rebuild_makes_it_r
     assert "rebuild" in found.out or "--repair" in found.out
     assert archivefs("rebuild", "--archive", root).code == 0
     assert verify(root).findings == []
+    everything_is_as_before(root, content, catalog)
+
+
+INDEX: dict[str, Damage] = {
+    "it is empty": rows("INSERT INTO name_trigrams (name_trigrams) VALUES ('delete-all')"),
+    "a row is found twice": rows("INSERT INTO name_trigrams (rowid, folded) VALUES (300, 'unit-300')"),
+    "its pages are gone": rows("DELETE FROM name_trigrams_data WHERE id > 10"),
+    "its pages are something else": rows("UPDATE name_trigrams_data SET block = x'a5a5a5' WHERE id > 10"),
+}
+
+
+@named(INDEX)
+def test_a_wrong_full_text_index_is_found_and_made_again(
+    damage: Damage, tmp_path: Path, expected_errors: list[str]
+) -> None:
+    expected_errors += LOGGED
+    root = tmp_path / "archive"
+    with make(root, Clock()) as archive:
+        commit(archive, *(capture(b"x", b"unit-%d" % number) for number in range(300)))
+    content, catalog = content_of(root), rows_but_meta(root)
+    assert dict(row[:2] for row in catalog["name_trigrams"])["nit"] == 256
+    assert verify(root).findings == []
+    damage(root)
+    found = verify(root)
+    assert found.code in (51, 52), found
+    assert found.checks <= {"catalog-differs", "catalog-damaged"}
+    mended = verify(root, "--repair")
+    assert mended.code == 0, mended
     everything_is_as_before(root, content, catalog)
 
 

@@ -23,7 +23,8 @@ from test_verify_parts import (
 )
 
 from archivefs.archive import CATALOG, Archive
-from archivefs.store.journal import CHECKPOINT, line_hash
+from archivefs.store.chain import line_hash
+from archivefs.store.journal import CHECKPOINT
 from archivefs.verify.findings import Severity
 from archivefs.verify.verify import Scope
 from archivefs.verify.verify import verify as run_verify

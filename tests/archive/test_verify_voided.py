@@ -26,8 +26,9 @@ from archivefs import describe, statistics
 from archivefs.archive import Archive
 from archivefs.catalog.catalog import VOID_REASON
 from archivefs.errors import ContentDamagedError
-from archivefs.events import Status, Voided
+from archivefs.events import Voided
 from archivefs.operations import Adopt, BeginAttempt, Drop
+from archivefs.states import Status
 from archivefs.verify.findings import Severity
 from archivefs.verify.verify import Scope
 from archivefs.verify.verify import verify as run_verify

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from archivefs.archive import Archive
 from archivefs.catalog.catalog import VOID_REASON
-from archivefs.events import Status
+from archivefs.states import Status
 
 EMPTY = hashlib.sha256().hexdigest()
 

@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 from archivefs.archive import Archive
-from archivefs.events import Outcome, Status
 from archivefs.operations import BeginAttempt, Capture, FinishAttempt, Report
+from archivefs.states import Outcome, Status
 
 DAY_NS = 86_400 * 10**9
 SMALL = (b"first", b"second", b"third")

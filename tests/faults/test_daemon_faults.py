@@ -164,6 +164,10 @@ def test_a_killed_daemon_that_waits_in_the_kernel_for_ever_is_freed_by_the_next_
         hanging.kill()
         poll("a leader that ended", lambda: not is_running(hanging.pid))
         assert threads(hanging.pid), "nothing is left, so nothing hangs"
+        said = json.loads(archivefs("doctor", "--json", "--archive", archive.root, code=54).stdout)
+        seen = {line["check"]: line["seen"] for line in said["checks"] if line["state"] == "problem"}
+        assert "was killed and waits in the kernel" in seen["lock"]
+        assert "does not answer" in seen["mount"]
         archivefs(command_word, *([archive.root] if command_word == "mount" else []), archive.point)
         assert reader.wait(10) != 0
         assert hanging.wait(10) == -signal.SIGKILL

@@ -19,7 +19,7 @@ from makers import Make
 from mount_parts import environment, poll
 
 from archivefs.archive import Archive
-from archivefs.events import Status
+from archivefs.states import Status
 from archivefs.verify.findings import Severity
 from archivefs.verify.verify import Scope, verify
 

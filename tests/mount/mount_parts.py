@@ -20,9 +20,10 @@ import apsw
 
 from archivefs import archive as archives
 from archivefs.archive import Archive
+from archivefs.catalog import trigrams
 from archivefs.catalog.reader import Reader
 from archivefs.catalog.rows import Entry
-from archivefs.events import FINAL
+from archivefs.states import FINAL, Status
 from archivefs.verify.findings import Severity
 from archivefs.verify.verify import Scope, verify
 
@@ -146,11 +147,13 @@ def mount_line(path: Path) -> str:
 
 
 def catalog_rows(root: Path) -> Rows:
-    """Every row of every table, sorted by all columns."""
+    """Every row of every table, sorted by all columns; of a full-text index what it finds."""
     db = apsw.Connection(str(root / archives.CATALOG), flags=apsw.SQLITE_OPEN_READONLY)
     try:
         tables = [row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        return {table: sorted(db.execute(f"SELECT * FROM {table}"), key=repr) for table in sorted(tables)}
+        tables = [table for table in sorted(tables) if "_trigrams" not in table]
+        found = {index.table: list(trigrams.contents(db, index)) for index in trigrams.INDEXES}
+        return found | {table: sorted(db.execute(f"SELECT * FROM {table}"), key=repr) for table in tables}
     finally:
         db.close()
 
@@ -371,7 +374,7 @@ class Mounted:
             bad_ones = [each for each in findings if each.severity > Severity.NOTICE]
             assert self.damaged or bad_ones == []
             for row in archive.reader.all_after(0, 10**6):
-                if row.id in self.damaged:
+                if row.id in self.damaged or row.status is Status.PURGED:
                     continue
                 assert archive.content.sha256(archive.reader.location(row), row.size) == row.sha256, row.id
 

@@ -25,8 +25,8 @@ from mount_parts import (
 
 from archivefs import query
 from archivefs.archive import Archive
-from archivefs.events import STATUSES
 from archivefs.operations import Capture
+from archivefs.states import STATUSES
 
 CSV = converter("csv", "python:good:Gate", patterns=["*.csv"])
 WAITING = converter("waiting", "python:good:Gate", settle_seconds=3600)

@@ -10,13 +10,17 @@ import pytest
 from mount_parts import Make, Mounted, an_archive, archivefs, config, converter, names_in, run
 from test_tree_security import ALICE, AS_ROOT, NO, OTHERS, ask, open_folder
 
-from archivefs.events import Configured, Retried, Status
+from archivefs.events import Configured, Retried
+from archivefs.states import Status
 from archivefs.store.journal import Journal
 
 ICT = config(
     converter("ict", "python:good:Good", settle_seconds=0), converter("fails", "function:good:fails")
 )
-FILES = ["config", "last-error", "outbox", "protocol", "quarantine", "reload", "retry"]
+FILES = [
+    "config", "erase", "hold", "last-error", "outbox", "protocol", "quarantine", "reload", "repack",
+    "retention", "retry", "verify",
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -211,9 +215,7 @@ def test_a_wrong_file_is_named_by_reload_and_changes_nothing(failed: Mounted) ->
     toml.write_text(before + "reserv = 5\n")
     number, said = refused(failed, "reload", b"\n")
     assert (number, said["exit_code"], "reserv" in said["error"]) == (errno.EINVAL, 10, True)
-    toml.write_text(
-        "archive_name = 'x'\n" + before if False else before.replace("reserve = 0", "reserve = 7")
-    )
+    toml.write_text(before.replace("reserve = 0", "reserve = 7"))
     assert told(failed, "reload", b"\n") == {"ok": True, "changed": ["reserve"]}
 
 

@@ -13,7 +13,7 @@ import pytest
 from mount_parts import Make, Mounted, an_archive, config, converter, names_in, poll
 
 from archivefs.convert import scheduler
-from archivefs.events import FINAL
+from archivefs.states import FINAL
 
 
 class Case(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any
 
 from mount_parts import Make, Mounted, archivefs, config, converter
 
-from archivefs.events import FINAL
+from archivefs.states import FINAL
 
 SOON = {"retry_delay_seconds": 0.2}
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 from mount_parts import Make, Mounted, an_archive, archivefs, config, converter, poll
 
-from archivefs.events import FINAL
+from archivefs.states import FINAL
 
 MIB = 1 << 20
 

@@ -52,8 +52,8 @@ def all_places(station: Mounted, name: str, status: str) -> list[Path]:
 
 
 def test_the_root_has_what_the_design_says(station: Mounted) -> None:
-    names = {"README.txt", "by-converter", "by-date", "by-status", "by-id", "sources", "inbox", "stats.json"}
-    assert names <= set(names_in(station.point))
+    names = {"README.txt", "by-converter", "by-date", "by-status", "by-id", "sources", "inbox", "control"}
+    assert names | {"stats.json", "health.json", "metrics"} <= set(names_in(station.point))
     readme = (station.point / "README.txt").read_text()
     assert all(word in readme for word in ("inbox/csv/", "inbox/files/", "*.csv", str(station.root)))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from archivefs.errors import ContentDamagedError
-from archivefs.events import Location
+from archivefs.parts import Location
 from archivefs.store.content import OPEN_SEGMENTS, ContentReader
 from archivefs.store.dictionaries import Dictionaries
 from archivefs.store.frames import FRAME_BYTES, RecordHeader, encode_bytes

@@ -12,19 +12,23 @@ import click
 import msgspec
 import pytest
 
-from archivefs import config, query
+from archivefs import config, metrics, query
 from archivefs.bulk import capture
 from archivefs.cli.main import COMMANDS, cli, load
 from archivefs.config import Config, ConverterConfig, SubmitConfig
 from archivefs.convert.process import WorkerError
 from archivefs.convert.snapshots import CodeError
+from archivefs.doctor import findings
+from archivefs.doctor.examine import CHECKS
 from archivefs.errors import ArchiveError, ConfigError
-from archivefs.events import STATUSES, AnyEvent, Content, Event, JobState, Location, Outcome, Status
+from archivefs.events import AnyEvent, Event
 from archivefs.fs.control import FILES
 from archivefs.fs.jobs import NAMES
 from archivefs.fs.readme import _MEANING
 from archivefs.jobs.works import WORKS
+from archivefs.parts import Content, Location
 from archivefs.policies import ArchivePolicy, Policy
+from archivefs.states import STATUSES, JobState, Outcome, Status
 from archivefs.store.frames import RecordHeader
 from archivefs.submit.outbox import UNRECORDED
 from archivefs.transaction import GROUP
@@ -93,7 +97,7 @@ def test_the_exit_codes_in_the_table_are_those_of_the_error_classes_and_of_verif
     table = {int(code): name for code, name, _ in rows(text)}
     assert {WorkerError, CodeError} < set(family(ArchiveError))
     theirs = {error.exit_code: error.__name__ for error in family(ArchiveError)}
-    others = dict.fromkeys((0, 1, 2, *EXIT_CODES.values()), "")
+    others = dict.fromkeys((0, 1, 2, *EXIT_CODES.values(), *findings.EXIT_CODES.values()), "")
     assert table == theirs | others
     assert list(table) == sorted(table)
 
@@ -186,6 +190,30 @@ def test_every_check_of_verify_is_in_the_page_and_no_other() -> None:
                     made.add(node.args[place].value)
     table = [cells[0] for cells in rows(section(page("verify.md"), "## What is checked"))]
     assert {code for cell in table for code in CODE.findall(cell)} == made
+
+
+def test_every_check_of_doctor_is_in_the_page_and_no_other() -> None:
+    text = page("commands.md").partition("<!-- checks of doctor")[2].partition("<!-- end of checks")[0]
+    told = [cells[0].strip("`") for cells in rows(text)]
+    assert [each for each in told if each != "clock"] == [name for name, _ in CHECKS]  # one of the journal's
+    made = set[str]()
+    for file in (PACKAGE / "doctor").glob("*.py"):
+        made |= set(re.findall(r"\b(?:ok|warning|problem)\(\s*\"([a-z]+)\"", file.read_text()))
+        made |= set(re.findall(r"\)\(\"([a-z]+)\", f", file.read_text()))
+    assert made == set(told)
+
+
+# -- monitoring.md -------------------------------------------------------------------------------------
+
+
+def test_every_metric_is_told_with_its_type_and_labels_and_no_other() -> None:
+    text = page("monitoring.md").partition("<!-- metrics")[2].partition("<!-- end of metrics")[0]
+    told = {cells[0].strip("`"): (cells[1], tuple(CODE.findall(cells[2]))) for cells in rows(text)}
+    kinds = [each for each in vars(metrics).values() if isinstance(each, metrics.Kind)]
+    types = {True: "counter", False: "gauge"}
+    assert told == {
+        metrics.PREFIX + each.name: (types[each.name.endswith("_total")], each.labels) for each in kinds
+    }
 
 
 # -- configuration.md ----------------------------------------------------------------------------------

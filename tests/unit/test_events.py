@@ -9,14 +9,12 @@ from hypothesis import strategies as st
 
 from archivefs import events
 from archivefs.events import (
-    Actor,
     Adopted,
     AttemptFinished,
     AttemptStarted,
     Captured,
     CodeKept,
     Configured,
-    Content,
     Created,
     DeliveryAttempted,
     DeliveryDecided,
@@ -27,16 +25,10 @@ from archivefs.events import (
     HoldReleased,
     JobChanged,
     JobCreated,
-    JobState,
-    Location,
-    Member,
-    Move,
-    Outcome,
     Planned,
     PurgeBegun,
     Purged,
     PurgeEnded,
-    Purging,
     Rebuilt,
     Repacked,
     Repaired,
@@ -44,15 +36,14 @@ from archivefs.events import (
     Retried,
     Routed,
     SegmentsRemoved,
-    Setting,
-    Status,
-    Submission,
     TailCut,
     TailDropped,
     Touched,
     Verified,
     Voided,
 )
+from archivefs.parts import Actor, Content, Location, Member, Move, Purging, Setting
+from archivefs.states import FINAL, STATUSES, WAITING, JobState, Outcome, Status, Submission
 
 PLACE = Location(segment="2026/02/13/ict.sources.zst", offset=10, header=20, stored=30, length=70)
 ID = "20260213T120000000-a1b2c3"
@@ -178,11 +169,11 @@ def test_a_move_is_an_array_in_its_documented_order() -> None:
 
 
 def test_the_order_of_statuses_never_changes() -> None:
-    assert " ".join(events.STATUSES) == (
+    assert " ".join(STATUSES) == (
         "pending converting success failed suspended skipped rejected archived superseded quarantined purged"
     )
 
 
 def test_each_status_either_waits_is_converting_or_is_final() -> None:
-    assert events.WAITING | events.FINAL | {Status.CONVERTING} == set(Status)
-    assert not events.WAITING & events.FINAL
+    assert WAITING | FINAL | {Status.CONVERTING} == set(Status)
+    assert not WAITING & FINAL

@@ -10,9 +10,9 @@ import pytest
 
 from archivefs.config import ConverterConfig
 from archivefs.errors import ContentDamagedError
-from archivefs.events import Member
 from archivefs.folders import Found, Packed, contents, pack, unpack
 from archivefs.fs.folder_sources import is_ready, quiet_needed
+from archivefs.parts import Member
 
 ODD = os.fsdecode(b"caf\xe9 " + b"x" * 240)
 

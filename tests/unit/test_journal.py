@@ -11,7 +11,8 @@ from journal_parts import Clock, append, day_file, event, five_lines, seqs
 
 from archivefs.errors import JournalDamagedError
 from archivefs.events import Touched
-from archivefs.store.journal import ZERO, Head, Journal, Torn
+from archivefs.store.chain import ZERO, Head
+from archivefs.store.journal import Journal, Torn
 
 # -- the chain ---------------------------------------------------------------------------------------------
 

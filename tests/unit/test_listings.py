@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from pyfuse3 import EntryAttributes
 
 from archivefs.catalog.catalog import Change
-from archivefs.events import Status
 from archivefs.fs import listings
 from archivefs.fs.listings import Listing, Listings
 from archivefs.fs.node import Attributes, Directory, Listed, Node
+from archivefs.states import Status
 
 
 class Folder(Directory):

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from archivefs import query
 from archivefs.errors import QueryError
-from archivefs.events import Status
 from archivefs.query import Query, Term, parse
+from archivefs.states import Status
 
 OSLO = ZoneInfo("Europe/Oslo")
 ZONES = st.sampled_from(
@@ -50,6 +50,7 @@ def complaint(words: str) -> str:
 
 def test_the_keys_are_those_of_the_design() -> None:
     assert " ".join([*query.KEYS, "limit"]) == KEYS
+    assert " ".join(query.MEANING) == KEYS
 
 
 @pytest.mark.parametrize("nothing", ["", "   ", []])
@@ -102,8 +103,10 @@ def test_a_quoted_text_is_taken_literally(texts: list[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "phrases"),
     [
-        ("failed", ['"failed" is no condition', "key=value", KEYS]),
-        ("status=", ['"status=" is no condition', KEYS]),
+        ("failed", ['"failed" is no condition', "key=value", KEYS, "such as status=failed"]),
+        ("'no answer'", ['"no answer" is no condition', "such as text='no answer'"]),
+        ("status=", ['"status=" is no condition', KEYS, "status= takes: pending, converting, success"]),
+        ("size=1", ['unknown key "size"', 'did you mean "min_size" or "max_size"?']),
         ("=failed", ['unknown key ""', KEYS]),
         ("stats=failed", ['unknown key "stats"', 'did you mean "status"?', KEYS]),
         ("limt=1", ['unknown key "limt"', 'did you mean "limit"?']),
@@ -111,6 +114,7 @@ def test_a_quoted_text_is_taken_literally(texts: list[str]) -> None:
         ("Status=failed", ['unknown key "Status"', 'did you mean "status"?']),
         ("status=broken", ["status=broken: must be one of pending, converting, success, failed"]),
         ("status=failed,", ["status=failed,: must be one of"]),
+        ("status=Fail", ['; did you mean "failed"?']),
         ("id=5", ["id=5: must be an archive id such as 20260213T143022123-a1b2c3"]),
         ("id=20260213T143022123-A1B2C3", ["must be an archive id"]),
         ("sha256=a1b2", ["sha256=a1b2: must be 6 to 64 hexadecimal digits"]),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from archivefs import reports
 from archivefs.config import SubmitConfig
-from archivefs.events import Submission
+from archivefs.states import Submission
 from archivefs.submit.delivery import ERROR_LENGTH, SecretError, delay_seconds, later, secret
 from archivefs.submit.directory import file_name
 from archivefs.submit.http import id_in, meaning, seconds_of

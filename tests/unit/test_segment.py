@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from archivefs.events import Location
+from archivefs.parts import Location
 from archivefs.store import frames
 from archivefs.store.frames import RecordHeader, encode_bytes
 from archivefs.store.segment import ScannedRecord, SegmentWriter, scan

@@ -7,7 +7,7 @@ import pytest
 from archivefs import config, settings
 from archivefs.config import Config
 from archivefs.errors import ConfigError
-from archivefs.events import Setting
+from archivefs.parts import Setting
 
 FILE = "/srv/archive.toml"
 ICT = "converters.ict-csv"

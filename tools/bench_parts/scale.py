@@ -150,6 +150,10 @@ def queries(reader: Reader, count: int) -> Iterator[str]:
         f"date={day} status=failed,skipped", f"from={day} to={day} status=success",
         f"status=failed converter={million.OTHERS[-1]}", "status=quarantined", f"sha256={middle.sha256[:12]}",
         "name=*_line-2.csv", f"name=SN{count // 2:08}*", "name=absent.csv", "text=timeout", "text=nowhere",
-        "version=2.1", "version=0.0", "report=no status=success", "min_size=10MB",
+        "version=2.1", "version=0.0", "report=no status=success", "report=yes status=failed", "min_size=10MB",
+        "max_size=0", f"date={day} name=*77_{converter}.csv", "status=failed name=*_line-2.csv",
+        "status=success text=nowhere", f"converter={million.OTHERS[0]} text=timeout",
+        "text=timeout version=0.0",
+        "status=skipped version=2.1",
     ):  # fmt: skip
         yield f"{words} limit=100".strip()
