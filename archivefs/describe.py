@@ -135,6 +135,8 @@ def attempt(row: Attempt, contents: list[Stored], sent: Submissions) -> dict[str
         "duration_seconds": row.duration_ms / 1000,
         "version": row.version,
         "code": row.code,
+        "job": row.job or "",
+        "promoted": bool(row.promoted) if row.job else "",
         "arguments": arguments_of(row),
         "error": row.error,
         "warnings": msgspec.json.decode(row.warnings),

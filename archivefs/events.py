@@ -112,6 +112,30 @@ class AttemptFinished(Event, frozen=True, kw_only=True, tag="attempt_finished"):
     report_ids: list[str] = []
 
 
+class Replayed(Event, frozen=True, kw_only=True, tag="replayed"):
+    """An entry was converted again by a job, beside what it is; the fields are those of both events above.
+
+    ``promoted``: from now on this attempt says what the entry is and what its reports are; else it only
+    stands beside the others. ``report_ids``: as there; none: its reports are not delivered.
+    """
+
+    id: str
+    attempt: int
+    job: int
+    outcome: Outcome
+    promoted: bool = False
+    code: str = ""
+    started_ms: int
+    duration_ms: int
+    version: str = ""
+    arguments: dict[str, Any] = {}
+    error: str = ""
+    warnings: list[str] = []
+    log: Content | None = None
+    reports: list[Content] = []
+    report_ids: list[str] = []
+
+
 class DeliveryAttempted(Event, frozen=True, kw_only=True, tag="delivery_attempted"):
     """A report of the outbox was delivered, or was not. ``state`` is what it becomes.
 
@@ -395,6 +419,7 @@ AnyEvent = (
     | Touched
     | AttemptStarted
     | AttemptFinished
+    | Replayed
     | Routed
     | Retried
     | DeliveryAttempted
@@ -433,6 +458,10 @@ def entries_of(event: AnyEvent) -> list[str]:
         found += event.supersedes
     elif isinstance(event, Repacked):
         found += [move.id for move in event.moves]
+    elif isinstance(event, Purged):
+        found += [each.id for each in event.entries]
+    elif isinstance(event, HoldCovered):
+        found += event.ids
     return found
 
 

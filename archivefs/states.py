@@ -45,11 +45,12 @@ class Outcome(StrEnum):
 
 
 class Cause(StrEnum):
-    """Why an attempt was made. ``request``: a person asked for it with ``archivefs retry``."""
+    """Why an attempt was made. ``request``: by ``archivefs retry``; ``replay``: by a job."""
 
     CAPTURE = "capture"
     RETRY = "retry"
     REQUEST = "request"
+    REPLAY = "replay"
 
 
 AUTOMATIC = frozenset({Cause.RETRY})

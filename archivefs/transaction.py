@@ -22,6 +22,7 @@ from archivefs.events import (
     Captured,
     Dropped,
     Event,
+    Replayed,
     Retried,
     Routed,
     encode,
@@ -182,6 +183,9 @@ class Transaction:
                 self._overlay[event.id] = (Status.CONVERTING, event.attempt)
             case AttemptFinished():
                 self._overlay[event.id] = (event.status, event.attempt)
+            case Replayed():
+                after = Status(event.outcome) if event.promoted else self.state(event.id)[0]
+                self._overlay[event.id] = (after, event.attempt)
             case Adopted():
                 self._overlay[event.id] = (event.status, self.state(event.id)[1])
             case Routed():

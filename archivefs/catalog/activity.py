@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import apsw
 
-from archivefs.events import AnyEvent, AttemptFinished, Captured, DeliveryAttempted
+from archivefs.events import AnyEvent, AttemptFinished, Captured, DeliveryAttempted, Replayed
 
 CAPTURED, ATTEMPT, DELIVERY = "captured", "attempt", "delivery"
 _ADD = (
@@ -36,7 +36,7 @@ class Tally:
         match event:
             case Captured():
                 self._add((converter_id, CAPTURED, ""), event.size, 0)
-            case AttemptFinished():
+            case AttemptFinished() | Replayed():
                 self._add((converter_id, ATTEMPT, str(event.outcome)), 0, event.duration_ms)
             case DeliveryAttempted():
                 self._add((converter_id, DELIVERY, str(event.state)), 0, event.duration_ms)

@@ -31,6 +31,7 @@ from archivefs.events import (
     Dropped,
     Purged,
     Repacked,
+    Replayed,
     Retried,
     Routed,
     SegmentsRemoved,
@@ -39,9 +40,9 @@ from archivefs.events import (
 )
 from archivefs.parts import Content, Location, Move
 from archivefs.routing import UNROUTED
-from archivefs.states import STATUSES, Status
+from archivefs.states import STATUSES, Cause, Status
 
-SCHEMA_VERSION = 10
+SCHEMA_VERSION = 11
 SHORT_NAME = 200
 """A name up to this length is not shortened in that of its directory, nor is another one shortened to it."""
 DROP_REASON = "dropped from quarantine"
@@ -57,7 +58,8 @@ _EPOCH = date(1970, 1, 1).toordinal()
 class Change(NamedTuple):
     """What a commit did to one entry, for those who cache it. ``before`` is None for a new entry.
 
-    ``left`` is the number of the converter from which it was routed to this one, else 0.
+    ``left`` is the number of the converter from which it was routed to this one, else 0. ``replayed``: it has
+    another attempt, and perhaps other reports.
     """
 
     n: int
@@ -67,6 +69,7 @@ class Change(NamedTuple):
     before: Status | None
     after: Status
     left: int = 0
+    replayed: bool = False
 
 
 def day_number(day: str) -> int:
@@ -202,6 +205,8 @@ class Catalog:
                 return self._attempt_started(event)
             case AttemptFinished():
                 return self._attempt_finished(event)
+            case Replayed():
+                return self._replayed(event)
             case Routed():
                 return self._routed(event)
             case Retried():
@@ -410,7 +415,8 @@ class Catalog:
             "UPDATE entries SET attempts = ?, reason = '' WHERE id = ?", (event.attempt, event.id)
         )
         self.db.execute(
-            "INSERT INTO attempts SELECT n, ?, ?, '', ?, 0, '', '{}', '', '[]', ? FROM entries WHERE id = ?",
+            "INSERT INTO attempts SELECT n, ?, ?, '', ?, 0, '', '{}', '', '[]', ?, 0, 1"
+            " FROM entries WHERE id = ?",
             (event.attempt, event.cause, started_ms, event.code, event.id),
         )
         return self._move(event.id, Status.CONVERTING, 0, event.seq)
@@ -426,6 +432,32 @@ class Catalog:
                 msgspec.json.encode(event.warnings).decode(), n, event.attempt,
             ),
         )  # fmt: skip
+        self._given(n, event)
+        return self._move(event.id, event.status, event.due_ms, event.seq, len(event.reports))
+
+    def _replayed(self, event: Replayed) -> list[Change]:
+        row = self.db.execute("SELECT n, status FROM entries WHERE id = ?", (event.id,)).get
+        if row is None:
+            return []
+        n, number = row
+        self.db.execute("UPDATE entries SET attempts = ? WHERE n = ?", (event.attempt, n))
+        self.db.execute(
+            "INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                n, event.attempt, Cause.REPLAY, event.outcome, event.started_ms, event.duration_ms,
+                event.version, msgspec.json.encode(event.arguments).decode(), event.error,
+                msgspec.json.encode(event.warnings).decode(), event.code, event.job, event.promoted,
+            ),
+        )  # fmt: skip
+        self._given(n, event)
+        if event.promoted:
+            self.db.execute("UPDATE entries SET reason = '' WHERE n = ?", (n,))
+        after = Status(event.outcome) if event.promoted else STATUSES[number]
+        changes = self._move(event.id, after, 0, event.seq, len(event.reports))
+        return [change._replace(replayed=True) for change in changes]
+
+    def _given(self, n: int, event: AttemptFinished | Replayed) -> None:
+        """What an attempt made."""
         if event.log is not None:
             self._content(n, event.attempt, 0, event.log)
         for ordinal, report in enumerate(event.reports, 1):
@@ -433,7 +465,6 @@ class Catalog:
         if event.error:
             trigrams.error_added(self.db, n, event.attempt)
         outbox.queue(self.db, event)
-        return self._move(event.id, event.status, event.due_ms, event.seq, len(event.reports))
 
     def _content(self, n: int, attempt: int, ordinal: int, content: Content) -> None:
         place = content.location

@@ -78,6 +78,19 @@ class JobReader:
         rows = self._db.execute("SELECT job FROM jobs WHERE ended_ms > 0 AND ended_ms < ?", (when_ms,))
         return [row[0] for row in rows]
 
+    def replayed(self, job: int) -> set[str]:
+        """The ids of the entries that have an attempt of a job."""
+        rows = self._db.execute("SELECT id FROM attempts JOIN entries USING (n) WHERE job = ?", (job,))
+        return {row[0] for row in rows}
+
+    def mean_ms(self, converter_id: int) -> float:
+        """How long a conversion of a converter took lately, 0 where there was none."""
+        found = self._db.execute(
+            "SELECT avg(duration_ms) FROM (SELECT duration_ms FROM entries JOIN attempts USING (n)"
+            " WHERE converter_id = ? AND outcome != '' ORDER BY n DESC LIMIT 200)", (converter_id,)
+        ).get  # fmt: skip
+        return float(found or 0.0)
+
     def last(self) -> int:
         """The highest number there is, 0 for none."""
         return int(self._db.execute("SELECT max(job) FROM jobs").get or 0)

@@ -7,7 +7,7 @@ import apsw
 
 from archivefs.config import SubmitConfig
 from archivefs.errors import UnknownEntryError
-from archivefs.events import AttemptFinished, DeliveryAttempted, DeliveryDecided
+from archivefs.events import AttemptFinished, DeliveryAttempted, DeliveryDecided, Replayed
 from archivefs.states import Submission
 
 _KEY = "n = (SELECT n FROM entries WHERE id = ?) AND attempt = ? AND ordinal = ?"
@@ -55,7 +55,7 @@ _DELIVERY = (
 # -- writing, inside the transaction of Catalog.apply ------------------------------------------------------
 
 
-def queue(db: apsw.Connection, event: AttemptFinished) -> None:
+def queue(db: apsw.Connection, event: AttemptFinished | Replayed) -> None:
     """The reports of an attempt are to be delivered."""
     if not event.report_ids:
         return

@@ -237,10 +237,11 @@ class Facts(NamedTuple):
 _FACTS = (
     "SELECT e.n, e.id, e.converter_id, e.day, e.status, e.captured_ms,"
     " e.length + coalesce((SELECT sum(length) FROM contents c WHERE c.n = e.n), 0),"
-    " (SELECT count(*) FROM contents c WHERE c.n = e.n AND c.attempt = e.attempts AND c.ordinal > 0),"
+    " (SELECT count(*) FROM contents c WHERE c.n = e.n AND c.attempt = e.last AND c.ordinal > 0),"
     " (SELECT count(*) FROM outbox o WHERE o.n = e.n AND o.state = 'queued'),"
-    " (SELECT count(*) FROM outbox o WHERE o.n = e.n AND o.attempt = e.attempts AND o.state = 'sent')"
-    " FROM entries e"
+    " (SELECT count(*) FROM outbox o WHERE o.n = e.n AND o.attempt = e.last AND o.state = 'sent')"
+    " FROM (SELECT *, (SELECT max(attempt) FROM attempts a WHERE a.n = entries.n AND promoted) AS last"
+    " FROM entries) e"
 )
 
 

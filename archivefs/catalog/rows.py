@@ -120,6 +120,8 @@ class Attempt(NamedTuple):
     error: str
     warnings: str
     code: str
+    job: int
+    promoted: int
 
 
 class Stored(NamedTuple):

@@ -119,6 +119,8 @@ CREATE TABLE attempts (
     error       TEXT NOT NULL,      -- text of error.txt, '' for none
     warnings    TEXT NOT NULL,      -- JSON array of strings
     code        TEXT NOT NULL,      -- SHA-256 of the version of the converter's code that ran, '' where nobody knows
+    job         INTEGER NOT NULL,   -- that made it, 0: none did
+    promoted    INTEGER NOT NULL,   -- 1: it says what the entry is, unless a later one does; 0: it stands beside
     PRIMARY KEY (n, attempt)
 ) STRICT, WITHOUT ROWID;
 -- what a version of a converter worked on
@@ -142,6 +144,9 @@ CREATE VIRTUAL TABLE error_trigrams USING fts5 ( -- rowid: errors.number
     folded, -- the text
     content='', columnsize=0, detail=none, tokenize='trigram case_sensitive 1'
 );
+
+-- what a job made
+CREATE INDEX attempts_by_job ON attempts (job, n) WHERE job > 0;
 
 CREATE TABLE contents (             -- what attempts stored
     n          INTEGER NOT NULL,

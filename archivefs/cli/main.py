@@ -42,6 +42,8 @@ COMMANDS: Mapping[str, _Command] = {
     "config": _Command("configuring", "The configuration: checked, shown, changed."),
     "converter": _Command("converting", "Which converters there are, and how they do with a file."),
     "outbox": _Command("submitting", "Reports on their way to where they are submitted."),
+    "reprocess": _Command("replaying", "Convert the past again, and see what changes."),
+    "reproduce": _Command("replaying", "Prove that the code of then gives the reports of then."),
     "retention": _Command("retaining", "What is purged when, planned and done."),
     "hold": _Command("retaining", "Protect entries from every purge."),
     "erase": _Command("retaining", "Remove the bytes of one entry, keep the fact."),

@@ -3,7 +3,10 @@
 import shlex
 import time
 from collections.abc import Generator, Mapping
+from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from archivefs import names
 from archivefs.archive import Archive
@@ -17,6 +20,7 @@ from archivefs.control.steps import (
     options,
 )
 from archivefs.errors import ControlError, RetentionError
+from archivefs.jobs import replaying
 from archivefs.jobs.job import CreateJob
 from archivefs.parts import Actor
 from archivefs.query import parse
@@ -25,10 +29,12 @@ from archivefs.retention.choosing import Choice
 from archivefs.retention.operations import AddHold, ReleaseHold
 from archivefs.transaction import Operation
 
-PURGE, VERIFY, REPACK = "purge", "verify", "repack"
+PURGE, VERIFY, REPACK, REPROCESS, REPRODUCE = "purge", "verify", "repack", "reprocess", "reproduce"
 """Kinds of work (``jobs/works``)."""
 SHOWN = 1000
 """Entries of a plan that a reply lists."""
+REPLAY_SECONDS = 0.003
+"""What a replay takes beside the conversion itself (tools/bench, "replay")."""
 
 
 def job(work: str, request: dict[str, Any], actor: Actor) -> Generator[list[Operation[Any]], list[Any], int]:
@@ -211,6 +217,95 @@ def _nothing(archive: Archive) -> str:
     return ", ".join(f"job {row.job} is {row.state}" for row in running) or "no job"
 
 
+def _reprocess(archive: Archive, words: list[str], actor: Actor) -> Steps:
+    request, dry_run = replay_request(archive, words)
+    if dry_run:
+        return planned_replay(archive, request)
+    return {"job": (yield from job(REPROCESS, request, actor)), **planned_replay(archive, request)}
+
+
+def _reproduce(archive: Archive, words: list[str], actor: Actor) -> Steps:
+    if not words:
+        raise ControlError("reproduce: which entries? such as converter=ict-csv limit=100")
+    parse(words, archive.zone)
+    return {"job": (yield from job(REPRODUCE, {"query": words}, actor))}
+
+
+_YES_NO = ("submit", "promote", "compare", "dry_run")
+_CHOICES = {"arguments": ("current", "original"), "on_error": ("skip", "abort"),
+            **dict.fromkeys(_YES_NO, ("yes", "no"))}  # fmt: skip
+
+
+def replay_request(archive: Archive, words: list[str]) -> tuple[dict[str, Any], bool]:
+    """What a replay is asked for in the words of a command, checked; and whether only to tell it."""
+    given, others = options(words, *_CHOICES, "code", "rate")
+    settings, query = dict[str, Any](), list[str]()
+    for word in others:
+        key, separator, value = word.partition("=")
+        if key.startswith("set.") and separator:
+            name = key.removeprefix("set.")
+            settings[name] = _value(value)
+        else:
+            query.append(word)
+    if not query:
+        raise ControlError("reprocess: which entries? such as converter=ict-csv status=failed")
+    parse(query, archive.zone)
+    for key, allowed in _CHOICES.items():
+        if given.get(key, allowed[0]) not in allowed:
+            raise ControlError(f'{key}: is "{names.safe(given[key])}", allowed are: {", ".join(allowed)}')
+    code = given.get("code", "current")
+    if code not in ("current", "original"):
+        folder = Path(code.removeprefix("path:"))
+        if not code.startswith("path:") or not folder.is_absolute() or not folder.is_dir():
+            allowed_code = "current, original, path:FOLDER with the whole path of a folder"
+            raise ControlError(f'code: is "{names.safe(code)}", allowed are: {allowed_code}')
+    try:
+        rate = float(given.get("rate", "0"))
+    except ValueError:
+        rate = -1.0
+    if not 0 <= rate < 1e9:
+        raise ControlError(f'rate: is "{names.safe(given["rate"])}", must be a number of entries a second')
+    is_yes = {key: given.get(key, "yes" if key == "promote" else "no") == "yes" for key in _YES_NO}
+    request = {
+        "query": query, "code": code, "arguments": given.get("arguments", "current"), "settings": settings,
+        "submit": is_yes["submit"], "promote": is_yes["promote"], "compare": is_yes["compare"],
+        "on_error": given.get("on_error", "skip"), "rate": rate,
+    }  # fmt: skip
+    return request, is_yes["dry_run"]
+
+
+def _value(text: str) -> Any:  # noqa: ANN401  whatever the argument is
+    """A number, a truth value, a list or table as JSON says it; else the text itself."""
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.MsgspecError:
+        return text
+
+
+def planned_replay(archive: Archive, request: dict[str, Any]) -> Reply:
+    """How many entries a replay would convert, of which converters, and how long that takes about."""
+    counts, skipped, seconds = dict[str, int](), dict[str, int](), 0.0
+    for entry in archive.reader.search(parse(request["query"], archive.zone)):
+        name = archive.reader.converter_name(entry.converter_id)
+        why = replaying.why_not(archive, entry)
+        if why:
+            skipped[why] = skipped.get(why, 0) + 1
+        else:
+            counts[name] = counts.get(name, 0) + 1
+    for name, count in counts.items():
+        mean = archive.reader.jobs.mean_ms(archive.reader.converter_id(name) or 0) / 1000
+        seconds += count * (mean / archive.config.workers + REPLAY_SECONDS)
+    rate = request["rate"]
+    total = sum(counts.values())
+    seconds = max(seconds, total / rate) if rate else seconds
+    return {"entries": total, "converters": counts, "skipped": skipped, "seconds": round(seconds, 1)}
+
+
+def _replays(archive: Archive) -> str:
+    running = [row for row in archive.reader.jobs.open() if row.work in (REPROCESS, REPRODUCE)]
+    return ", ".join(f"job {row.job} is {row.state}" for row in running) or "no job"
+
+
 COMMANDS: Mapping[str, Command] = {
     "retention": Command(
         ("plan [KEY=VALUE...]", "show plan=N", "apply plan=N", "enforce [converter=NAME]", "explain id=ID"),
@@ -226,6 +321,16 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "verify": Command(
         ("[sample=N%]",), "Read everything, and prove that it is unaltered.", _verify, _verified,
+    ),
+    "reprocess": Command(
+        ("KEY=VALUE... [code=current|original|path:FOLDER] [arguments=current|original] [set.NAME=VALUE]"
+         " [submit=yes] [promote=no] [compare=yes] [on_error=abort] [rate=N] [dry_run=yes]",),
+        "Convert entries again; nothing is overwritten, and nothing sent unless submit=yes.", _reprocess,
+        _replays,
+    ),
+    "reproduce": Command(
+        ("KEY=VALUE...",), "See whether the code and the arguments of then give the same reports.",
+        _reproduce, _replays,
     ),
     "repack": Command(("[KEY=VALUE...]",), "Make finished days smaller.", _repack, _nothing),
 }  # fmt: skip

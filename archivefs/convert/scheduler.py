@@ -2,32 +2,27 @@
 
 import logging
 import math
-import os
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import trio
 
-from archivefs import folders
 from archivefs.archive import Archive
 from archivefs.catalog.catalog import Change
-from archivefs.catalog.rows import Entry, MemberRow
+from archivefs.catalog.rows import Entry
 from archivefs.committer import Committer
 from archivefs.config import ConverterConfig
-from archivefs.convert import router
+from archivefs.convert import router, sources
 from archivefs.convert.classes import ASK
 from archivefs.convert.pool import Pool
 from archivefs.convert.preparation import Preparation
-from archivefs.convert.process import Answer, Job, WorkerError, open_to_readers, remove
+from archivefs.convert.process import Answer, Job, WorkerError, remove
 from archivefs.convert.router import CannotAskError
 from archivefs.convert.snapshots import Code, Packed
 from archivefs.convert.verdict import cause_of, verdict
 from archivefs.convert.waiting import Place, Waiting
-from archivefs.errors import ArchiveError, SegmentMissingError
+from archivefs.errors import ArchiveError
 from archivefs.operations import BeginAttempt, FinishAttempt, KeepCode, Report
-from archivefs.parts import Location
 from archivefs.routing import UNROUTED
 from archivefs.states import WAITING, Outcome
 from archivefs.store.durable import make_dirs, remove_tree
@@ -215,7 +210,7 @@ class Scheduler:
         code = await self._prepared(converter, config)
         if code is None:
             raise CannotAskError(f"{converter} cannot run")
-        job = await self._extracted(entry, ASK, config)
+        job = await sources.laid_out(self._archive, self._work_dir, entry, ASK, config.arguments)
         try:
             return await self._pool.convert(converter, config, code, job), job.reports
         finally:
@@ -228,7 +223,7 @@ class Scheduler:
         answer = Answer(outcome=Outcome.INTERRUPTED, error="archivefs stopped while this conversion ran")
         job: Job | None = None
         try:
-            job = await self._extracted(entry, attempt, config)
+            job = await sources.laid_out(self._archive, self._work_dir, entry, attempt, config.arguments)
             answer = await self._pool.convert(converter, config, code, job)
         except (ArchiveError, OSError) as error:
             is_transient = (
@@ -251,7 +246,7 @@ class Scheduler:
                     duration_ms=int(taken * 1000), version=answer.version,
                     arguments=config.arguments, error=error_text, warnings=answer.warnings,
                     due_ms=due_ms, log=Report("log.txt", job.log) if job and job.log else None,
-                    reports=_reports(job),
+                    reports=reports_of(job),
                 )  # fmt: skip
                 await self._record(finish, interrupted=answer.outcome is Outcome.INTERRUPTED)
                 if job is not None:
@@ -274,57 +269,13 @@ class Scheduler:
             await trio.sleep(delay)
             delay = min(2 * delay, 5)
 
-    async def _extracted(self, entry: Entry, attempt: int, config: ConverterConfig) -> Job:
-        """The archived source, laid out for a worker; looked for again where a repack moved it meanwhile."""
-        place = self._archive.reader.location(entry)
-        members = self._archive.reader.members(entry.n) if entry.members else []
-        try:
-            return await trio.to_thread.run_sync(self._extract, entry, place, members, attempt, config)
-        except SegmentMissingError:
-            moved = self._archive.reader.location(self._archive.reader.get(entry.id))
-            if moved == place:
-                raise
-            return await trio.to_thread.run_sync(self._extract, entry, moved, members, attempt, config)
-
-    def _extract(
-        self, entry: Entry, place: Location, members: list[MemberRow], attempt: int, config: ConverterConfig
-    ) -> Job:
-        """Lay the archived source out for a worker; its hash is checked on the way."""
-        source = self._work_dir / str(entry.n)
-        try:
-            if members:
-                self._unpack(entry, place, members, source)
-            else:
-                self._copy(entry, place, source)
-            open_to_readers(source)
-            os.utime(source, ns=(entry.mtime_ns, entry.mtime_ns))
-        except BaseException:
-            remove(source)
-            raise
-        return Job(source, os.fsdecode(entry.name), attempt, config.arguments)
-
-    def _copy(self, entry: Entry, place: Location, file: Path) -> None:
-        fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            self._archive.content.copy(place, entry.size, entry.sha256, fd)
-        finally:
-            os.close(fd)
-
-    def _unpack(self, entry: Entry, place: Location, members: list[MemberRow], folder: Path) -> None:
-        """Lay out a source that is a folder."""
-        with tempfile.TemporaryFile(dir=self._work_dir) as tar:
-            self._archive.content.copy(place, entry.size, entry.sha256, tar.fileno())
-            folder.mkdir(0o700)
-            packed = (folders.Packed(*member[1:]) for member in members)
-            folders.unpack(tar.fileno(), packed, os.fsencode(folder))
-
 
 def ahead(seconds: float) -> int:
     """How many conversions that take so long are begun before a worker is free for them."""
     return min(int(AHEAD_SECONDS / max(seconds, 1e-4)), AHEAD_MOST)
 
 
-def _reports(job: Job | None) -> list[Report]:
+def reports_of(job: Job | None) -> list[Report]:
     """What a job gave, as ``report.json``, ``report-2.json``, ..."""
     given = enumerate(job.reports if job is not None else (), 1)
     return [Report("report.json" if n == 1 else f"report-{n}.json", data) for n, data in given]

@@ -177,7 +177,7 @@ class EntryNodes:
         if slot == Slot.ENTRY_JSON:
             return self.entry_json(self.row(n))
         if slot == Slot.ERROR:
-            return self.error(self.row(n), self.archive.reader.attempts(n)[-1])
+            return self.error(self.row(n), counting(self.archive.reader.attempts(n))[-1])
         for _, node in AttemptDir(self, n, attempt, 0).named():
             if node.ino == inodes.entry_part(Kind.FILE, n, attempt, slot):
                 return node
@@ -308,9 +308,10 @@ class EntryDir(_NamedDir):
 
         add(b"entry.json", nodes.entry_json(entry))
         attempts = reader.attempts(entry.n) if entry.attempts else []
-        if attempts:
-            last = attempts[-1]
-            contents = reader.contents(entry.n)
+        count = counting(attempts)
+        if count:
+            numbers = {each.attempt for each in count}
+            contents = [each for each in reader.contents(entry.n) if each.attempt in numbers]
             latest = max((each.attempt for each in contents if each.ordinal), default=0)
             for stored in contents:
                 when = attempts[stored.attempt - 1].started_ms * 10**6
@@ -319,10 +320,16 @@ class EntryDir(_NamedDir):
                 node = nodes.stored(stored, when, while_in(entry.status))
                 if node is not None:
                     add(stored.name.encode(), node)
-            if last.error and last.outcome in WITH_ERROR:
-                add(b"error.txt", nodes.error(entry, last))
+            if count[-1].error and count[-1].outcome in WITH_ERROR:
+                add(b"error.txt", nodes.error(entry, count[-1]))
+        if attempts:
             add(b"attempts", AttemptsDir(nodes, entry.n, self._view))
         return found
+
+
+def counting(attempts: Sequence[Attempt]) -> list[Attempt]:
+    """Those that say what the entry is, or said so; without replays that only stand beside."""
+    return [each for each in attempts if each.promoted]
 
 
 class AttemptsDir(_NamedDir):

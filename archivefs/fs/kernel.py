@@ -129,6 +129,8 @@ class Invalidator:
             if entry is None:
                 continue
             self._facts_changed(entry)
+            if change.replayed:
+                self._replayed(entry)
             if change.before is not change.after:
                 self._moved(entry, change.before)
                 emptied.add((change.converter_id, change.day, change.before))
@@ -153,6 +155,10 @@ class Invalidator:
         for number, view in enumerate(VIEWS):
             parent = inodes.level(leaf(number, entry, before))
             self._kernel.forget_name(parent, entry.flat_name if view.flat else label)
+        self._replayed(entry)
+
+    def _replayed(self, entry: Entry) -> None:
+        """What stands beside its source may be of another attempt."""
         reports = [
             stored.name.encode() for stored in self._archive.reader.contents(entry.n) if stored.ordinal
         ]

@@ -5,6 +5,7 @@ of its own where the archive is not mounted.
 """
 
 import logging
+import signal
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,9 +15,11 @@ import trio
 from archivefs.archive import Archive
 from archivefs.background import give_way
 from archivefs.committer import Committer
+from archivefs.convert.replay import Replayer
 from archivefs.errors import ArchiveError, JobError
 from archivefs.jobs import job as jobs
 from archivefs.jobs.job import ChangeJob, CreateJob, Job, Progress, Result, Steps, Work
+from archivefs.operations import KeepCode
 from archivefs.parts import Actor
 from archivefs.states import JOB_ENDS, JobState
 from archivefs.transaction import Operation
@@ -144,11 +147,12 @@ class Engine:
             return
         self._running = job, wanted
         try:
-            await trio.to_thread.run_sync(self._blocking, job, work, wanted)
+            async with Replayer(self._archive, "replay", self._committer.submit) as replayer:
+                await trio.to_thread.run_sync(self._blocking, job, work, wanted, replayer)
         finally:
             self._running = None
 
-    def _blocking(self, job: Job, work: Work, wanted: Wanted) -> None:
+    def _blocking(self, job: Job, work: Work, wanted: Wanted, replayer: Replayer) -> None:
         """In a thread of its own, reading through a connection of its own.
 
         Where the mount ends, the next step raises ``trio.Cancelled``, and the job goes on with the next one.
@@ -158,6 +162,7 @@ class Engine:
         def commit(operations: list[Operation[Any]]) -> list[Any]:
             return trio.from_thread.run(self._committer.submit_all, operations)
 
+        _attach(job, replayer)
         with Archive.open_as_it_is(self._archive.root) as reading:
             run(reading, job, work, commit, wanted, trio.from_thread.check_cancelled)
 
@@ -207,12 +212,18 @@ def decide(job: Job, state: JobState, word: str, actor: Actor | None) -> tuple[C
     return change, becomes
 
 
+def _attach(job: Job, replayer: Replayer) -> None:
+    """Let a job that runs in a thread convert and wait in the trio thread."""
+    job.replayer = lambda tasks: trio.from_thread.run(replayer.convert_all, tasks)
+    job.sleep = lambda seconds: trio.from_thread.run(trio.sleep, seconds)
+
+
 def run_here(
     archive: Archive, number: int, works: Mapping[str, Work], show: Callable[[Progress], None], wanted: Wanted
 ) -> JobState | None:
-    """Run a job in this process, which has the archive open for writing; blocks.
+    """Run a job in this process, which has the archive open for writing; blocks. For the main thread.
 
-    ``show`` is called after each step. Raises ``JobError``.
+    ``show`` is called after each step. Ctrl-C pauses the job. Raises ``JobError``.
     """
     job = Job(archive.root, jobs.get(archive, number))
 
@@ -221,4 +232,21 @@ def run_here(
         show(job.progress)
         return outcomes
 
-    return run(archive, job, works[job.work], commit, wanted)
+    async def keep(operation: KeepCode) -> None:
+        await trio.to_thread.run_sync(archive.commit_one, operation)
+
+    async def pause(task_status: trio.TaskStatus[None]) -> None:
+        with trio.open_signal_receiver(signal.SIGINT) as signals:
+            task_status.started()
+            async for _ in signals:
+                wanted.stop(JobState.PAUSED)
+
+    async def main() -> JobState | None:
+        async with trio.open_nursery() as nursery, Replayer(archive, "replay", keep) as replayer:
+            await nursery.start(pause)
+            _attach(job, replayer)
+            state = await trio.to_thread.run_sync(run, archive, job, works[job.work], commit, wanted)
+            nursery.cancel_scope.cancel()
+        return state
+
+    return trio.run(main)

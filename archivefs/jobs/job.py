@@ -16,7 +16,8 @@ import msgspec
 
 from archivefs.archive import Archive
 from archivefs.catalog.jobs import JobRow
-from archivefs.errors import JobError
+from archivefs.convert.replay import Done, Task
+from archivefs.errors import ArchiveError, JobError
 from archivefs.events import JobChanged, JobCreated
 from archivefs.parts import Actor
 from archivefs.states import JOB_ENDS, JobState
@@ -76,6 +77,18 @@ class Job:
         self.progress.before = self.progress.gone
         self.folder = root / FOLDER / str(row.job)
         self.commit: Callable[[list[Operation[Any]]], list[Any]] | None = None
+        self.replayer: Callable[[list[Task]], list[Done | ArchiveError]] | None = None
+        self.sleep: Callable[[float], object] = time.sleep
+
+    def replay(self, tasks: list[Task]) -> list[Done | ArchiveError]:
+        """Convert, and wait for all of them."""
+        assert self.replayer is not None
+        return self.replayer(tasks) if tasks else []
+
+    def wait(self, seconds: float) -> None:
+        """Do nothing for a while, for a job that is to go slowly."""
+        if seconds > 0:
+            self.sleep(seconds)
 
     def commit_one(self, operation: Operation[Any]) -> Any:  # noqa: ANN401  whatever the operation makes
         """For work that cannot yield: commit in its midst. Raises what undid the operation."""

@@ -8,6 +8,7 @@ import msgspec
 from archivefs.archive import Archive
 from archivefs.errors import ArchiveError
 from archivefs.jobs import repack as repacking
+from archivefs.jobs import replaying
 from archivefs.jobs.job import Job, Steps, Work
 from archivefs.query import parse
 from archivefs.retention import purge as purging
@@ -82,5 +83,8 @@ def repack(archive: Archive, job: Job) -> Steps:
             "after": sum(each["after"] for each in done)}  # fmt: skip
 
 
-WORKS: Mapping[str, Work] = {"purge": purge, "verify": verification, "repack": repack}
+WORKS: Mapping[str, Work] = {
+    "purge": purge, "verify": verification, "repack": repack, "reprocess": replaying.reprocess,
+    "reproduce": replaying.reproduce,
+}  # fmt: skip
 """By the word that a job has for it."""

@@ -1,0 +1,221 @@
+"""Reports of two runs compared, entry by entry and field by field, and how that is told."""
+
+import contextlib
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from archivefs.archive import Archive
+from archivefs.catalog.rows import Entry
+from archivefs.convert.replay import Done
+from archivefs.states import Outcome
+from archivefs.store.durable import make_dirs, replacing
+
+JSON, HTML = "comparison.json", "comparison.html"
+EXAMPLES = 3
+MOST_FIELDS = 2000
+"""Paths that are counted one by one; what comes on top is counted as one."""
+SHOWN = 200
+"""Rows of each table of the page."""
+KINDS = ("newly_failing", "newly_passing", "changed", "identical", "still_failing")
+_VERDICTS = frozenset({"result", "status", "outcome", "passed", "verdict", "pass", "ok"})
+"""Names of fields that say whether a unit passed."""
+
+
+class Before(NamedTuple):
+    """What an entry was: outcome of the attempt that counts, and its reports."""
+
+    outcome: str
+    reports: list[bytes]
+
+
+@dataclass
+class Comparison:
+    """Counts of entries by kind, and of fields by path; ``fields``: path to count, examples."""
+
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
+    changed: dict[str, dict[str, Any]] = field(default_factory=dict)
+    flips: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Comparison":
+        """As it was when the job was stopped, or an empty one."""
+        with contextlib.suppress(FileNotFoundError, msgspec.MsgspecError):
+            return msgspec.json.decode((folder / JSON).read_bytes(), type=cls)
+        return cls()
+
+    def save(self, folder: Path) -> None:
+        """Write comparison.json and comparison.html, durably."""
+        make_dirs(folder)
+        with replacing(folder / JSON) as out:
+            out.write(msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n")
+        with replacing(folder / HTML) as out:
+            out.write(page(self).encode("utf-8", "replace"))
+
+    @staticmethod
+    def current(archive: Archive, entry: Entry, job: int) -> Before:
+        """What an entry was before the job."""
+        attempts = [
+            each for each in archive.reader.attempts(entry.n)
+            if each.promoted and each.outcome and each.job != job
+        ]  # fmt: skip
+        if not attempts:
+            return Before("", [])
+        pieces = [
+            each for each in archive.reader.contents(entry.n)
+            if each.attempt == attempts[-1].attempt and each.ordinal and each.location is not None
+        ]  # fmt: skip
+        read = archive.content.read
+        found = [read(each.location, each.size) for each in pieces if each.location is not None]
+        return Before(attempts[-1].outcome, found)
+
+    @staticmethod
+    def fields(old: Sequence[bytes], new: Sequence[bytes]) -> dict[str, tuple[Any, Any]]:
+        """The paths at which reports differ, each with its first two values."""
+        found: dict[str, tuple[Any, Any]] = {}
+        for number in range(max(len(old), len(new))):
+            prefix = "$" if number == 0 else f"report-{number + 1}$"
+            pair = [_decoded(side[number]) if number < len(side) else _MISSING for side in (old, new)]
+            _differences(prefix, pair[0], pair[1], found)
+        return found
+
+    def add(self, archive: Archive, entry: Entry, made: Done, job: int) -> None:
+        """Compare what a replay gave with what the entry was."""
+        before = self.current(archive, entry, job)
+        passed, passes = before.outcome == Outcome.SUCCESS, made.answer.outcome is Outcome.SUCCESS
+        if passed != passes:
+            kind = "newly_passing" if passes else "newly_failing"
+        elif not passes:
+            kind = "still_failing"
+        else:
+            kind = "identical" if before.reports == made.reports else "changed"
+        self.counts[kind] += 1
+        if passed != passes and len(self.flips) < SHOWN:
+            was, now = before.outcome or "never converted", str(made.answer.outcome)
+            error = made.answer.error[:500]
+            self.flips.append({"id": entry.id, "kind": kind, "before": was, "now": now, "error": error})
+        if kind != "changed":
+            return
+        for path, (old, new) in self.fields(before.reports, made.reports).items():
+            row = self.changed.get(path)
+            if row is None:
+                path = path if len(self.changed) < MOST_FIELDS else "(further fields)"
+                row = self.changed.setdefault(path, {"count": 0, "flips": 0, "examples": []})
+            row["count"] += 1
+            row["flips"] += is_verdict(path)
+            if len(row["examples"]) < EXAMPLES:
+                row["examples"].append({"id": entry.id, "old": _short(old), "new": _short(new)})
+
+    def ordered(self) -> list[tuple[str, dict[str, Any]]]:
+        """The fields: those that say whether a unit passed first, then the most frequent."""
+        return sorted(self.changed.items(), key=lambda each: (-each[1]["flips"], -each[1]["count"], each[0]))
+
+    def summary(self) -> dict[str, Any]:
+        """The counts, and the fields that changed most."""
+        return {**self.counts, "fields": {path: row["count"] for path, row in self.ordered()[:20]}}
+
+
+class _Missing:
+    """What is on one side only."""
+
+
+_MISSING = _Missing()
+
+
+def _decoded(report: bytes) -> Any:  # noqa: ANN401  any JSON
+    try:
+        return msgspec.json.decode(report)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return report.decode("utf-8", "replace")
+
+
+def _differences(path: str, old: Any, new: Any, found: dict[str, tuple[Any, Any]]) -> None:  # noqa: ANN401
+    """Elements of lists share the path of all: tables of measurements have hundreds of them."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*old, *(key for key in new if key not in old)]:
+            _differences(f"{path}.{key}", old.get(key, _MISSING), new.get(key, _MISSING), found)
+    elif isinstance(old, list) and isinstance(new, list):
+        for index in range(max(len(old), len(new))):
+            pair = [side[index] if index < len(side) else _MISSING for side in (old, new)]
+            _differences(f"{path}[]", pair[0], pair[1], found)
+    elif type(old) is not type(new) or old != new:
+        found.setdefault(path, (old, new))
+
+
+def is_verdict(path: str) -> bool:
+    """Whether a field says that a unit passed or failed."""
+    return path.rpartition(".")[2].rstrip("[]").lower() in _VERDICTS
+
+
+def _short(value: object) -> str:
+    if value is _MISSING:
+        return "(missing)"
+    text = msgspec.json.encode(value).decode()
+    return text if len(text) <= 200 else text[:200] + "..."
+
+
+def page(comparison: Comparison) -> str:
+    """A page that a browser shows without any other file."""
+    cells = "".join(
+        f'<div class="{kind}"><b>{comparison.counts[kind]}</b>{kind.replace("_", " ")}</div>'
+        for kind in KINDS
+    )
+    flips = "".join(
+        _row(each["kind"].replace("_", " "), each["id"], each["before"], each["now"], each["error"])
+        for each in comparison.flips
+    )
+    ordered = comparison.ordered()
+    fields = "".join(
+        _row(path, str(row["count"]), *_example(row["examples"][0])) for path, row in ordered[:SHOWN]
+    )
+    more = f"<p>and {len(ordered) - SHOWN} fields more, in {JSON}</p>" if len(ordered) > SHOWN else ""
+    return _PAGE.format(
+        cells=cells, more=more,
+        flips=_table(("", "entry", "before", "now", "error"), flips) if flips else "<p>none</p>",
+        fields=_table(("field", "entries", "such as", "before", "now"), fields) if fields else "<p>none</p>",
+    )  # fmt: skip
+
+
+def _example(example: dict[str, str]) -> tuple[str, str, str]:
+    return example["id"], example["old"], example["new"]
+
+
+def _row(*cells: str) -> str:
+    return "<tr>" + "".join(f"<td>{html.escape(each)}</td>" for each in cells) + "</tr>\n"
+
+
+def _table(heads: Sequence[str], rows: str) -> str:
+    head = "".join(f"<th>{each}</th>" for each in heads)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>\n{rows}</tbody></table>"
+
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>Comparison</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>
+body {{ font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem;
+  color: #1c2330; background: #fff; }}
+h1 {{ font-size: 1.4rem; }} h2 {{ font-size: 1.1rem; margin-top: 2rem; }}
+.counts {{ display: flex; flex-wrap: wrap; gap: .75rem; }}
+.counts div {{ border: 1px solid #d5dae3; border-radius: .5rem; padding: .6rem 1rem; min-width: 8rem; }}
+.counts b {{ display: block; font-size: 1.6rem; }}
+.newly_failing b {{ color: #b3261e; }} .newly_passing b {{ color: #1b7f3b; }} .changed b {{ color: #9a6700; }}
+table {{ border-collapse: collapse; width: 100%; font-size: .9rem; }}
+th, td {{ text-align: left; padding: .35rem .6rem; border-bottom: 1px solid #e3e7ee; vertical-align: top;
+  overflow-wrap: anywhere; }}
+td {{ font-family: ui-monospace, monospace; }}
+@media (prefers-color-scheme: dark) {{
+  body {{ color: #e4e8ef; background: #14181f; }} .counts div, th, td {{ border-color: #343c49; }} }}
+</style></head><body>
+<h1>What the replay changed</h1>
+<div class="counts">{cells}</div>
+<h2>Results that flipped</h2>
+{flips}
+<h2>Fields that changed</h2>
+{fields}{more}
+</body></html>
+"""
