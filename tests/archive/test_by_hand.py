@@ -24,6 +24,7 @@ from archive_parts import (
     some_bytes,
     trained,
 )
+from retention_parts import left, purge
 
 from archivefs.archive import Archive
 from archivefs.jobs import repack
@@ -128,7 +129,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def contents(archive: Archive) -> dict[bytes, bytes]:
     """Every source, log and report, by the path under which the page's script writes it."""
     found = {}
-    for row in every_entry(archive):
+    for row in left(archive):
         place = archive.reader.location(row)
         found[row.id.encode() + b"/source/" + row.name] = archive.content.read(place, row.size)
         for piece in archive.reader.contents(row.n):
@@ -195,6 +196,21 @@ def test_every_status_comes_out_by_hand(root: Path, clock: Clock) -> None:
     assert said.pop(max(said)) == "converting"
     with Archive(root, clock=clock) as archive:
         assert said == {row.id: row.status for row in every_entry(archive)[:-1]}
+
+
+def test_what_was_purged_is_passed_over_by_hand(root: Path, clock: Clock, tmp_path: Path) -> None:
+    with Archive(root, clock=clock) as archive:
+        before = len(every_entry(archive))
+        gone = purge(archive, "name=a.csv,m 1.csv,m 2.csv", "to=2026-02-16")["purged"]
+        assert gone == 4 + 2 * 4
+        expected, statuses = contents(archive), {row.id: row.status for row in left(archive)}
+        assert len(statuses) + gone == before
+    bash(EXTRACT, tmp_path, root, tmp_path / "out")
+    assert extracted(tmp_path / "out") == expected
+    said = dict(line.split(" ") for line in bash(EVENTS + STATUS, root).splitlines())
+    assert {id_: status for id_, status in said.items() if status != "purged"} == statuses
+    assert list(said.values()).count("purged") == gone
+    test_the_records_of_a_segment_are_listed_by_hand(root)
 
 
 def test_the_chain_is_checked_by_hand(root: Path) -> None:

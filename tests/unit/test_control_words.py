@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from archivefs.control import LINE_BYTES, words_of
+from archivefs.control import words_of
+from archivefs.control.steps import LINE_BYTES
 from archivefs.errors import ControlError
 
 WORDS = st.lists(st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=20), max_size=8)

@@ -22,9 +22,13 @@ from archivefs.doctor import findings
 from archivefs.doctor.examine import CHECKS
 from archivefs.errors import ArchiveError, ConfigError
 from archivefs.events import AnyEvent, Event
+from archivefs.fs.control import FILES
+from archivefs.fs.jobs import NAMES
 from archivefs.fs.readme import _MEANING
+from archivefs.jobs.works import WORKS
 from archivefs.parts import Content, Location
-from archivefs.states import STATUSES, Outcome
+from archivefs.policies import ArchivePolicy, Policy
+from archivefs.states import STATUSES, JobState, Outcome, Status
 from archivefs.store.frames import RecordHeader
 from archivefs.submit.outbox import UNRECORDED
 from archivefs.transaction import GROUP
@@ -224,6 +228,9 @@ SAID: dict[str, Any] = {
     "none": {},
     "none: archive only": "",
     "nowhere": None,
+    "nothing is purged": ArchivePolicy(),
+    "that of the archive": None,
+    "no limit": None,
 }
 """Defaults that the tables say in words."""
 
@@ -255,7 +262,12 @@ def bounds(hint: object) -> str:
 
 @pytest.mark.parametrize(
     ("heading", "kind"),
-    [("## The archive", Config), ("## Converters", ConverterConfig), ("## Submit", SubmitConfig)],
+    [
+        ("## The archive", Config),
+        ("## Converters", ConverterConfig),
+        ("## Submit", SubmitConfig),
+        ("## Retention", ArchivePolicy),
+    ],
 )
 def test_every_key_of_archive_toml_is_told_with_its_default_and_limits_and_no_other(
     heading: str, kind: type[msgspec.Struct]
@@ -268,6 +280,13 @@ def test_every_key_of_archive_toml_is_told_with_its_default_and_limits_and_no_ot
         empty = field.default_factory is not msgspec.NODEFAULT
         assert default(told[key][1]) == (field.default_factory() if empty else field.default), key
         assert bounds(hints[field.name]) in told[key][0], key
+
+
+def test_the_page_about_retention_has_all_keys_and_says_where_each_stands() -> None:
+    told = {cells[0].strip("`"): cells[1] for cells in rows(section(page("retention.md"), "## Policies"))}
+    assert told == {
+        key: "both" if key in fields(Policy) else "`[retention]`" for key in fields(ArchivePolicy)
+    }
 
 
 def test_the_junk_list_is_told() -> None:
@@ -313,6 +332,15 @@ WRONG = (
     '[converters.ict-csv.submit]\nkind = "http"\nurl = "http://a"\nheaders = {X-Key = "a "}\n',
     '[converters.ict-csv.submit]\nkind = "http"\nurl = "http://a"\nheaders = {Cookie = "a=b"}\n',
     "[converters.ict-csv]\narguments = { since = 2026-11-20 }\n",
+    "[retention]\n",
+    '[retention]\nkeep_statuses = ["failed"]\n',
+    '[retention]\nmax_size = "10 apples"\n',
+    '[retention]\nmin_free_space = "100 MB"\n',
+    "[converters.ict-csv.retention]\ndayz = 90\n",
+    '[converters.ict-csv.retention]\ndays = 90\nkeep_statuses = ["pending"]\n',
+    "[converters.ict-csv.retention]\ndays = 90\nonly_submitted = true\n",
+    '[converters.ict-csv.retention]\nretain_until = "2027-02-30"\n',
+    '[retention]\nmax_total_size = "1 GB"\n[converters.ict-csv.retention]\nmax_size = "2 GB"\n',
 )
 """What brings about the errors that the page shows, in its order; None: no file alone does."""
 
@@ -365,12 +393,14 @@ def as_told(field: msgspec.structs.FieldInfo) -> str:
         return "none"
     if field.default_factory is not msgspec.NODEFAULT:
         return f"`{field.default_factory()}`"
+    if isinstance(field.default, bool):
+        return str(field.default).lower()
     told = {msgspec.NODEFAULT: "", "": '`""`'}
     return told.get(field.default, str(field.default))
 
 
 def test_the_defaults_of_events_are_told() -> None:
-    for kind in ("captured", "attempt_finished"):
+    for kind in ("captured", "attempt_finished", "planned", "hold_added", "job_changed"):
         given = {field.name: as_told(field) for field in msgspec.structs.fields(EVENTS[kind])}
         for cells in rows(paragraph(kind)):
             assert {given[name] for name in words(cells[0])} == {cells[2]}, cells[0]
@@ -400,7 +430,20 @@ def test_the_fields_of_a_record_header_are_told_and_no_others() -> None:
 def test_the_statuses_are_told_in_their_order() -> None:
     told = [cells[0].strip("`") for cells in rows(section(page("tree.md"), "### Statuses"))]
     assert told == list(STATUSES)
-    assert list(_MEANING) == list(STATUSES)
+    assert list(_MEANING) == [each for each in STATUSES if each is not Status.PURGED]  # not in the tree
+
+
+def test_the_states_files_and_kinds_of_jobs_are_told() -> None:
+    states = [cells[0].strip("`") for cells in rows(section(page("jobs.md"), "## States"))]
+    assert states == [*JobState, *WORKS]
+    text = section(page("jobs.md"), "## jobs/ in the mount").partition("What `result.json` holds")[0]
+    files = [cells[0].strip("`") for cells in rows(text)]
+    assert sorted(files) == sorted(set(NAMES) - {"comparison.json", "comparison.html"})
+
+
+def test_the_control_files_are_told() -> None:
+    told = [cells[0].strip("`") for cells in rows(section(page("tree.md"), "## Control files"))]
+    assert sorted(told) == sorted(FILES)
 
 
 def test_the_outcomes_of_a_converter_are_told() -> None:

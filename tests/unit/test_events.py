@@ -20,9 +20,19 @@ from archivefs.events import (
     DeliveryDecided,
     DictionaryTrained,
     Dropped,
+    HoldAdded,
+    HoldCovered,
+    HoldReleased,
+    JobChanged,
+    JobCreated,
+    Planned,
+    PurgeBegun,
+    Purged,
+    PurgeEnded,
     Rebuilt,
     Repacked,
     Repaired,
+    Retained,
     Retried,
     Routed,
     SegmentsRemoved,
@@ -32,8 +42,8 @@ from archivefs.events import (
     Verified,
     Voided,
 )
-from archivefs.parts import Actor, Content, Location, Member, Move, Setting
-from archivefs.states import STATUSES, Outcome, Status, Submission
+from archivefs.parts import Actor, Content, Location, Member, Move, Purging, Setting
+from archivefs.states import FINAL, STATUSES, WAITING, JobState, Outcome, Status, Submission
 
 PLACE = Location(segment="2026/02/13/ict.sources.zst", offset=10, header=20, stored=30, length=70)
 ID = "20260213T120000000-a1b2c3"
@@ -86,6 +96,16 @@ EXAMPLES = [
     ),
     Repacked(segment=PLACE.segment, moves=[Move(ID, 0, 0, 1, 2, 3, 6), Move(ID, 1, 2, 6, 2, 3, 6)]),
     SegmentsRemoved(segments=["2026/02/13/ict.sources.zst"]),
+    Planned(plan=1, scope="converter=ict", entries=2, bytes=4096, sha256="f" * 64, erase=True),
+    PurgeBegun(plan=1, actor=Actor(uid=0, program="archivefs retention apply")),
+    Purged(plan=1, entries=[Purging(ID, "days = 90 of ict, over on 2026-05-14"), Purging(ID, "erased: ø")]),
+    PurgeEnded(plan=1, entries=2, bytes=4096, kept=1),
+    HoldAdded(hold="complaint 4711", query="'name=* x'", reason="a\nb", last=ID, future=True),
+    HoldCovered(hold="complaint 4711", ids=[ID]),
+    HoldReleased(hold="complaint 4711", reason="settled", actor=Actor(uid=5)),
+    Retained(converter="ict", until="2027-12-31"),
+    JobCreated(job=1, work="repack", request={"query": ["converter=ict"]}, actor=Actor(uid=5)),
+    JobChanged(job=1, state=JobState.FAILED, total=9, done=5, failed=1, skipped=2, error="no space"),
     Verified(scope="all", records=5, bytes=6, findings={"critical": 1}),
     Repaired(what=["checkpoint"], backup="repair-1"),
     Rebuilt(records=5, backup="journal-1"),
@@ -150,10 +170,10 @@ def test_a_move_is_an_array_in_its_documented_order() -> None:
 
 def test_the_order_of_statuses_never_changes() -> None:
     assert " ".join(STATUSES) == (
-        "pending converting success failed suspended skipped rejected archived superseded quarantined"
+        "pending converting success failed suspended skipped rejected archived superseded quarantined purged"
     )
 
 
 def test_each_status_either_waits_is_converting_or_is_final() -> None:
-    assert events.WAITING | events.FINAL | {Status.CONVERTING} == set(Status)
-    assert not events.WAITING & events.FINAL
+    assert WAITING | FINAL | {Status.CONVERTING} == set(Status)
+    assert not WAITING & FINAL
