@@ -74,7 +74,7 @@ def test_a_purge_is_planned_and_applied_with_echo_and_cat(filled: Mounted) -> No
     assert filled.only("0007.csv").status is Status.PURGED
     said = archivefs("show", gone.id, "--archive", filled.root).stdout
     assert "purged" in said
-    done = archivefs("retention", "apply", "1", "--yes", "--archive", filled.root, code=53)
+    done = archivefs("retention", "apply", "1", "--yes", "--archive", filled.root, code=56)
     assert "was applied already" in done.stderr
 
 
@@ -113,7 +113,7 @@ def test_jobs_are_paused_resumed_and_cancelled(filled: Mounted) -> None:
     finally:
         os.close(fd)
     ended(filled, 1)
-    assert archivefs("jobs", "pause", "2", "--archive", filled.root, code=54).stderr.startswith("archivefs: ")
+    assert archivefs("jobs", "pause", "2", "--archive", filled.root, code=55).stderr.startswith("archivefs: ")
     listed = archivefs("jobs", "--json", "--archive", filled.root).stdout.splitlines()
     assert [json.loads(line)["work"] for line in listed] == ["purge", "verify"]
 
@@ -121,7 +121,7 @@ def test_jobs_are_paused_resumed_and_cancelled(filled: Mounted) -> None:
 def test_a_command_makes_a_job_of_the_mount_and_waits_for_it(filled: Mounted) -> None:
     done = archivefs("retention", "plan", "name=001*", "--archive", filled.root)
     assert "plan 1: 10 entries" in done.stdout
-    assert archivefs("retention", "apply", "1", "--archive", filled.root, code=53).stderr.endswith(
+    assert archivefs("retention", "apply", "1", "--archive", filled.root, code=56).stderr.endswith(
         "say --yes\n"
     )
     done = archivefs("retention", "apply", "1", "--yes", "--archive", filled.root)
