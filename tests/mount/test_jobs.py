@@ -13,7 +13,7 @@ from test_control import refused, shell, told
 from test_tree_security import ALICE, AS_ROOT, BOB, NO, ask, open_folder
 
 from archivefs.events import PurgeBegun
-from archivefs.states import JobState, Status
+from archivefs.states import Status
 from archivefs.store.journal import Journal
 
 FILES = config(converter("files"))
@@ -155,16 +155,24 @@ def test_retention_is_enforced_by_itself(filled: Mounted) -> None:
 
 
 def test_progress_can_be_polled(filled: Mounted) -> None:
-    told(filled, "verify", b"\n")
+    told(filled, "retention", b"plan name=0*\n")
+    told(filled, "retention", b"apply plan=1\n")
     fd = os.open(filled.point / "jobs" / "1" / "progress", os.O_RDONLY)
     try:
         poll = select.poll()
-        poll.register(fd, select.POLLIN)
-        assert poll.poll(10_000)
-        assert os.pread(fd, 100, 0).startswith(b"job 1 verify ")
+        poll.register(fd, select.POLLIN | select.POLLPRI)
+        seen = list[bytes]()
+        while not seen or b" done," not in seen[-1]:
+            assert poll.poll(20_000), "no news"
+            seen.append(os.pread(fd, 1000, 0))
+        assert len(set(seen)) == len(seen)
+        assert poll.poll(300) == []
     finally:
         os.close(fd)
-    assert ended(filled, 1)["state"] == JobState.DONE
+    with (filled.point / "README.txt").open() as file:
+        other = select.poll()
+        other.register(file, select.POLLIN)
+        assert other.poll(5000)
 
 
 @AS_ROOT
