@@ -37,6 +37,8 @@ class Committer:
         self._listeners: list[Listener] = []
         self._send, self._receive = trio.open_memory_channel[_Waiting](math.inf)
         self._limiter = trio.CapacityLimiter(1)
+        self.handed_in = 0
+        """Operations so far."""
 
     def on_change(self, listener: Listener) -> None:
         """Call ``listener`` in the trio thread after each commit, before those who waited for it go on."""
@@ -50,6 +52,7 @@ class Committer:
         """
         waiting = _Waiting(operation, trio.Event(), [])
         self._send.send_nowait(waiting)
+        self.handed_in += 1
         await waiting.done.wait()
         return cast(T, waiting.box[0].unwrap())
 

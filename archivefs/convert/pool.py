@@ -65,8 +65,9 @@ class _Turns:
 class Pool:
     """At most ``size`` conversions at once for all converters together; idle workers are used again."""
 
-    def __init__(self, work_dir: Path, size: int) -> None:
-        """``work_dir``: an empty folder for those of the workers."""
+    def __init__(self, work_dir: Path, size: int, before: tuple[str, ...] = ()) -> None:
+        """``work_dir``: an empty folder for those of the workers. ``before``: what starts their commands."""
+        self._before = before
         self._work_dir = work_dir
         self._turns = _Turns(size)
         self._most_idle = max(size, IDLE)
@@ -115,7 +116,8 @@ class Pool:
                     return member
             await self._dismiss(mine[0])
         place = Place(self._work_dir / f"worker-{next(self._numbers)}")
-        worker = await Worker.start(sandbox.launch(config, code, place), place)
+        launch = sandbox.launch(config, code, place)
+        worker = await Worker.start(launch._replace(command=[*self._before, *launch.command]), place)
         return _Member(converter, config, code.sha256, worker)
 
     async def _dismiss(self, member: _Member) -> None:

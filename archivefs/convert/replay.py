@@ -25,6 +25,8 @@ from archivefs.store.durable import make_dirs, remove_tree
 
 PRIORITY = 8
 """Of a replay that says nothing else; conversions of captures have 5."""
+NICE = ("nice", "-n", "10")
+"""Its workers get what conversions of captures, programs that save and the daemon leave over."""
 AHEAD = 4
 """Sources that are laid out at once for each worker, so that none waits for the disk."""
 
@@ -60,7 +62,7 @@ class Replayer:
         self._archive = archive
         self._keep = keep
         self._work_dir = archive.root.resolve() / "staging" / name
-        self._pool = Pool(self._work_dir, archive.config.workers)
+        self._pool = Pool(self._work_dir, archive.config.workers, NICE)
         self._preparation = Preparation(archive.root.resolve(), self._work_dir, self._kept)
         self._originals: dict[tuple[str, str], tuple[Code, ConverterConfig]] = {}
         self._has_sandbox = False

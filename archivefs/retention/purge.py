@@ -18,8 +18,8 @@ from archivefs.states import Status
 from archivefs.store import holes
 from archivefs.transaction import Operation
 
-BATCH = 250
-"""Entries of one commit: about 15 ms in which nothing else is committed (tools/bench, purge)."""
+BATCH = 100
+"""Entries of one commit: about 4 ms in which nothing else is committed (tools/bench, "work")."""
 
 
 class Result(NamedTuple):

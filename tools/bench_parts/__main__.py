@@ -21,6 +21,7 @@ from bench_parts import (
     reading,
     report,
     scale,
+    working,
     writing,
 )
 from bench_parts.bench import Bench
@@ -34,6 +35,7 @@ GROUPS: Mapping[str, Callable[[Bench], list[Figure]]] = {
     **disk.GROUPS,
     **commands.GROUPS,
     **converting.GROUPS,
+    **working.GROUPS,
 }
 
 
