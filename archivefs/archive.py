@@ -38,7 +38,15 @@ from archivefs.errors import (
     ReadOnlyError,
     SegmentMissingError,
 )
-from archivefs.events import AnyEvent, Created, DictionaryTrained, Event, SegmentsRemoved
+from archivefs.events import (
+    AnyEvent,
+    Created,
+    DictionaryTrained,
+    Event,
+    Purged,
+    PurgeEnded,
+    SegmentsRemoved,
+)
 from archivefs.packing import Packing
 from archivefs.reopening import Reopening
 from archivefs.store import lock, recovery
@@ -416,6 +424,8 @@ class Archive:
             self.content.dictionaries.know(event.number, event.name, event.sha256)
             if not event.day:
                 self._use_dictionary(event.converter, event.content, event.number)
+        elif isinstance(event, Purged | PurgeEnded):
+            self._catalog.give_back()
         elif isinstance(event, SegmentsRemoved):
             recovery.remove_gone(self.root / "content", event.segments)
             for name in event.segments:

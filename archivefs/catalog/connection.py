@@ -20,6 +20,7 @@ def connect(path: Path, *, readonly: bool = False) -> apsw.Connection:
     db = apsw.Connection(str(path), flags=flags)
     db.set_busy_timeout(10_000)
     if not readonly:
+        db.pragma("auto_vacuum", 2)  # INCREMENTAL; before the first page is written
         db.pragma("journal_mode", "WAL")
         db.pragma("synchronous", "NORMAL")
         db.pragma("foreign_keys", value=True)

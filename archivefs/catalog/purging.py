@@ -1,5 +1,6 @@
 """Purges and holds in the catalog: how their events change the rows, and the questions asked of them."""
 
+import json
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import NamedTuple
@@ -56,6 +57,7 @@ class HoldRow(NamedTuple):
     reason: str
     future: int
     last_n: int
+    added_seq: int
     added_ms: int
     uid: int
     entries: int
@@ -117,8 +119,8 @@ def apply(db: apsw.Connection, event: Event) -> None:
         case HoldAdded():
             db.execute(
                 "INSERT INTO holds VALUES (NULL, ?, ?, ?, ?,"
-                " coalesce((SELECT n FROM entries WHERE id = ?), 0), ?, ?, 0, 0, '', -1)",
-                (event.hold, event.query, event.reason, event.future, event.last, at_ms, uid),
+                " coalesce((SELECT n FROM entries WHERE id = ?), 0), ?, ?, ?, 0, 0, '', -1)",
+                (event.hold, event.query, event.reason, event.future, event.last, event.seq, at_ms, uid),
             )
         case HoldCovered():
             hold_id = db.execute("SELECT hold_id FROM holds WHERE name = ?", (event.hold,)).get
@@ -144,40 +146,45 @@ def purged(db: apsw.Connection, event: Purged) -> Iterator[tuple[int, str, int, 
     """Let entries go; of each that was there number, id, converter, day, status before, size, length of its
     record, and whether it had a report.
     """
-    at_ms = _milliseconds(event)
-    count = 0
+    at_ms, count = _milliseconds(event), 0
     for each in event.entries:
         row = db.execute(
-            "SELECT n, id, converter_id, day, status, size, length, reports > 0, segment_id, offset"
-            " FROM entries WHERE id = ?",
+            "SELECT n, id, converter_id, day, status, size, length, reports > 0, segment_id, offset,"
+            " attempts, members FROM entries WHERE id = ?",
             (each.id,),
         ).get
         if row is None or row[4] == _PURGED:
             continue
-        n, *_, status, _, length, _, segment_id, offset = row
+        n, *_, status, _, length, _, segment_id, offset, attempts, members = row
         db.execute("INSERT INTO purged VALUES (?, ?, ?, ?, ?)", (n, event.plan, status, each.why, at_ms))
         db.execute(
             "INSERT OR IGNORE INTO holes VALUES (?, ?, ?, ?)", (segment_id, offset, length, event.plan)
         )
-        db.execute(
-            "INSERT OR IGNORE INTO holes SELECT segment_id, offset, length, ? FROM contents"
-            " WHERE n = ? AND segment_id > 0",
-            (event.plan, n),
-        )
-        db.execute(
-            "UPDATE contents SET segment_id = 0, offset = 0, header = 0, stored = 0, length = 0 WHERE n = ?",
-            (n,),
-        )
-        db.execute("DELETE FROM members WHERE n = ?", (n,))
+        if attempts:
+            _let_go(db, n, event.plan)
+        if members:
+            db.execute("DELETE FROM members WHERE n = ?", (n,))
         db.execute(
             "UPDATE entries SET status = ?, reason = ?, due_ms = 0, changed_seq = ?, segment_id = 0,"
             " offset = 0, header = 0, stored = 0, length = 0 WHERE n = ?",
             (_PURGED, each.why, event.seq, n),
         )
-        _drop_unsent(db, n)
         count += 1
         yield row[:8]
     db.execute("UPDATE plans SET purged = purged + ? WHERE plan = ?", (count, event.plan))
+
+
+def _let_go(db: apsw.Connection, n: int, plan: int) -> None:
+    """What the attempts of an entry stored goes with it."""
+    db.execute(
+        "INSERT OR IGNORE INTO holes SELECT segment_id, offset, length, ? FROM contents"
+        " WHERE n = ? AND segment_id > 0",
+        (plan, n),
+    )
+    db.execute(
+        "UPDATE contents SET segment_id = 0, offset = 0, header = 0, stored = 0, length = 0 WHERE n = ?", (n,)
+    )
+    _drop_unsent(db, n)
 
 
 def _drop_unsent(db: apsw.Connection, n: int) -> None:
@@ -274,6 +281,16 @@ class PurgeReader:
         """Of one entry."""
         rows = self._db.execute(f"{_FACTS} WHERE e.n = ?", (n,))
         return next((Facts(*row) for row in rows), None)
+
+    def unchanged(self, ids: Sequence[str], since: int) -> set[str]:
+        """Which of these entries no journal line behind ``since`` changed; none where a hold came since."""
+        if self._db.execute("SELECT 1 FROM holds WHERE added_seq > ? LIMIT 1", (since,)).get:
+            return set()
+        rows = self._db.execute(
+            "SELECT id FROM entries WHERE id IN (SELECT value FROM json_each(?)) AND changed_seq <= ?",
+            (json.dumps(ids), since),
+        )
+        return {row[0] for row in rows}
 
     def oldest(self, converter_id: int, before_ms: int) -> Iterator[Facts]:
         """Entries of a converter that were captured before that time and still hold bytes, oldest first."""

@@ -306,7 +306,9 @@ class Reader(SegmentReader):
         """Where the source's record lies."""
         place = self._location(entry.segment_id, entry.offset, entry.header, entry.stored, entry.length)
         if place is None:
-            raise UnknownEntryError(f"entry number {entry.n} has no content")
+            purged = self.purges.purged(entry.n)
+            why = f"it was purged: {purged.why}" if purged is not None else "there is none"
+            raise UnknownEntryError(f"entry number {entry.n} has no content: {why}")
         return place
 
     def _location(

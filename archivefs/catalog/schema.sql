@@ -220,7 +220,7 @@ CREATE TABLE plans (                -- purges that were thought of; those that w
     bytes      INTEGER NOT NULL,    -- that the disk would get back
     sha256     TEXT NOT NULL,       -- of that file
     erase      INTEGER NOT NULL,    -- 1: whatever retention promises
-    made_ms    INTEGER NOT NULL,
+    made_ms    INTEGER NOT NULL,    -- when it was made
     uid        INTEGER NOT NULL,    -- who made it, -1: archivefs by itself
     program    TEXT NOT NULL,       -- of that user, '' where nobody knows
     begun_ms   INTEGER NOT NULL,    -- when the purge began, 0: it did not
@@ -233,29 +233,30 @@ CREATE TABLE plans (                -- purges that were thought of; those that w
 
 CREATE TABLE purged (               -- entries whose bytes are gone; their status is purged
     n         INTEGER PRIMARY KEY REFERENCES entries,
-    plan      INTEGER NOT NULL REFERENCES plans,
+    plan      INTEGER NOT NULL REFERENCES plans, -- by which it went
     status    INTEGER NOT NULL,     -- before, position in states.STATUSES
     why       TEXT NOT NULL,        -- the rule
-    purged_ms INTEGER NOT NULL
+    purged_ms INTEGER NOT NULL      -- when
 ) STRICT;
 
 CREATE TABLE holes (                -- stretches of segments that held what is purged; gone with their segment
     segment_id INTEGER NOT NULL,
     offset     INTEGER NOT NULL,
     length     INTEGER NOT NULL,
-    plan       INTEGER NOT NULL,
+    plan       INTEGER NOT NULL,    -- of the purge that made it
     PRIMARY KEY (segment_id, offset)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX holes_by_plan ON holes (plan, segment_id);
 
 CREATE TABLE holds (                -- what must not be purged
     hold_id     INTEGER PRIMARY KEY,-- 1, 2, ...
-    name        TEXT NOT NULL UNIQUE,
+    name        TEXT NOT NULL UNIQUE, -- as it was given
     query       TEXT NOT NULL,      -- as it was given
-    reason      TEXT NOT NULL,
+    reason      TEXT NOT NULL,      -- why
     future      INTEGER NOT NULL,   -- 1: covers later entries, too
     last_n      INTEGER NOT NULL,   -- the newest entry when it was added
-    added_ms    INTEGER NOT NULL,
+    added_seq   INTEGER NOT NULL,   -- journal line that says so
+    added_ms    INTEGER NOT NULL,   -- when
     uid         INTEGER NOT NULL,   -- who added it
     entries     INTEGER NOT NULL,   -- covered when it was added
     released_ms INTEGER NOT NULL,   -- 0: it holds
@@ -265,12 +266,12 @@ CREATE TABLE holds (                -- what must not be purged
 
 CREATE TABLE held (                 -- the entries that a hold covered when it was added
     n       INTEGER NOT NULL REFERENCES entries,
-    hold_id INTEGER NOT NULL REFERENCES holds,
+    hold_id INTEGER NOT NULL REFERENCES holds, -- that covers it
     PRIMARY KEY (n, hold_id)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE retained (             -- until when nothing of a converter is purged
-    converter TEXT PRIMARY KEY,
+    converter TEXT PRIMARY KEY,     -- its name
     until     TEXT NOT NULL         -- YYYY-MM-DD, that day included
 ) STRICT, WITHOUT ROWID;
 
@@ -281,7 +282,7 @@ CREATE TABLE jobs (                 -- long pieces of work
     state      TEXT NOT NULL,       -- an states.JobState
     uid        INTEGER NOT NULL,    -- who asked, -1: archivefs by itself
     program    TEXT NOT NULL,       -- of that user, '' where nobody knows
-    created_ms INTEGER NOT NULL,
+    created_ms INTEGER NOT NULL,    -- when it was asked for
     started_ms INTEGER NOT NULL,    -- for the first time, 0: not yet
     ended_ms   INTEGER NOT NULL,    -- 0: it is not at its end
     total      INTEGER NOT NULL,    -- things there are to do, as of its last change of state, with the next three

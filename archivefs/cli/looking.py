@@ -114,9 +114,15 @@ def show(root: Path, id_: str, as_json: bool) -> None:
     out = console()
     attempts = facts.pop("attempts", [])
     for key, value in facts.items():
-        out.print(Text(f"{key:<14} ", style="bold").append(names.safe(str(value)), style="not bold"))
+        text = _told(value) if isinstance(value, dict) else str(value)
+        out.print(Text(f"{key:<14} ", style="bold").append(names.safe(text), style="not bold"))
     for attempt in attempts:
         _print_attempt(out, attempt)
+
+
+def _told(facts: dict[str, Any]) -> str:
+    """Facts within facts, in a line."""
+    return ", ".join(f"{key} {value}" for key, value in facts.items() if value is not None)
 
 
 def _report_text(report: dict[str, Any]) -> str:

@@ -2,10 +2,12 @@
 
 import os
 import shlex
+import time
 from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 from rich.table import Table
 
 from archivefs import control, describe, names
@@ -79,16 +81,25 @@ def set_policy(root: Path, converter: str, settings: tuple[str, ...], as_json: b
     The file keeps its comments, the journal gets the old and the new value. Nothing is purged by this.
     """
     where = "retention" if converter == "all" else f"converters.{converter}.retention"
+    with Archive.open_for_reading(root) as archive:
+        if converter != "all" and converter not in _converters(archive):
+            archive.config.converter(converter)
+    words = ["set"]
     for setting in settings:
         key, separator, value = setting.partition("=")
         if not separator or not value:
             raise click.UsageError(f'"{setting}" is no setting; write KEY=VALUE, as in days=90')
-        reply = tell(root, "config", ["set", f"{where}.{key}", value], "archivefs retention set")
-        for change in reply["changes"]:
-            if as_json:
-                print_json(change)
-            else:
-                click.echo(f"{change['key']}: {change.get('new')!r}, was {change.get('old')!r}")
+        words += [f"{where}.{key}", f'"{value}"' if key == "retain_until" else value]
+    reply = tell(root, "config", words, "archivefs retention set")
+    for change in reply["changes"]:
+        if as_json:
+            print_json(change)
+        else:
+            click.echo(f"{change['key']}: {_said(change.get('old'))} -> {_said(change.get('new'))}")
+
+
+def _said(value: object) -> str:
+    return "-" if value is None else msgspec.json.encode(value).decode()
 
 
 @retention.command("plan")
@@ -102,7 +113,8 @@ def plan_(root: Path, query: tuple[str, ...], as_json: bool) -> None:
     """
     reply = tell(root, "retention", ["plan", *query], "archivefs retention plan")
     with Archive.open_for_reading(root) as archive:
-        listed = list(plans.listed(root, plans.get(archive, reply["plan"])))
+        number = reply["plan"]
+        listed = list(plans.listed(root, plans.get(archive, number))) if number is not None else []
         rows = [(archive.reader.get(each.id), each) for each in listed]
     if as_json:
         for _, each in rows:
@@ -119,6 +131,9 @@ def plan_(root: Path, query: tuple[str, ...], as_json: bool) -> None:
     if reply["early"]:
         click.echo(f"careful: {reply['early']} of these go before the days that retention promises are over")
     size = size_text(reply["bytes"])
+    if reply["plan"] is None:
+        click.echo("nothing would be purged")
+        return
     click.echo(f"plan {reply['plan']}: {reply['entries']} entries, {size} of disk come back")
     if rows:
         click.echo(f"to do it: archivefs --archive {shlex.quote(str(root))} retention apply {reply['plan']}")
@@ -180,6 +195,8 @@ def explain(root: Path, id: str, as_json: bool) -> None:
         click.echo(f"protected: {names.safe(why)}")
     if said["expires_at"]:
         click.echo(f"its days are over at {said['expires_at']}")
+        if not protected and str(said["expires_at"]) <= describe.time_text(int(time.time() * 1000)):
+            click.echo("it goes when retention is enforced next")
     elif not protected:
         click.echo("no policy limits its days; a limit of size may take it when it is among the oldest")
 

@@ -78,7 +78,7 @@ def _steer(word: str) -> Callable[..., None]:
             with Archive(root) as archive:
                 row = job_files.get(archive, job)
                 state = JobState(row.state)
-                change, state = engine.decide(Job(root, row), state, word, actor)
+                change, state = engine.decide(archive, Job(root, row), state, word, actor)
                 archive.commit_one(change)
         except LockedError:
             if where is None:

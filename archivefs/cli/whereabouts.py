@@ -257,6 +257,8 @@ def _in_inbox(archive: Archive, row: Entry, dropped: Dropped) -> str:
 
 def _place(archive: Archive, row: Entry, mountpoint: Path | None) -> str:
     """Its directory in the first view, of a mount or below none."""
+    if row.status is Status.PURGED:
+        return ""
     converter = archive.reader.converter_name(row.converter_id)
     label = names.text(row.label(archive.zone))
     return str((mountpoint or Path()) / VIEWS[0].name / converter / row.day_text / row.status / label)
@@ -277,6 +279,8 @@ def _next(archive: Archive, row: Entry, mountpoint: Path | None) -> Step:
             reason = why_not_again(archive.config, converter, row, row.status)
             again = f"archivefs retry id={row.id} converts it again"
             return Step(f"nothing: {reason}" if reason else f"nothing by itself; {again}")
+        case Status.PURGED:
+            return Step("nothing: its bytes are gone, the facts stay")
         case Status.SUPERSEDED:
             return Step(f"nothing: a later save replaced it, see {row.superseded_by}")
         case Status.QUARANTINED:

@@ -13,6 +13,7 @@ from archivefs.errors import ControlError
 from archivefs.operations import Adopt, Drop, Retry
 from archivefs.parts import Actor
 from archivefs.query import parse
+from archivefs.retention import retaining
 from archivefs.states import Status, Submission
 from archivefs.statuses import RETRIABLE
 from archivefs.submit import decisions
@@ -87,16 +88,18 @@ def _quarantined(archive: Archive) -> str:
 
 def _config(archive: Archive, words: list[str], actor: Actor) -> Steps:
     what, given = wanted("config", COMMANDS["config"], words, "set", "unset")
-    if len(given) != (2 if what == "set" else 1):
+    if len(given) % 2 if what == "set" else len(given) != 1:
         raise ControlError(f"config: these are commands: {'; '.join(COMMANDS['config'].usage)}")
-    before = configuration.read(archive.root)
+    data = configuration.read(archive.root)
     if what == "set":
-        data = settings.with_value(before, *settings.assignment(*given))
+        for key, value in zip(given[::2], given[1::2], strict=True):
+            data = settings.with_value(data, *settings.assignment(key, value))
     else:
-        data = settings.without(before, given[0])
+        data = settings.without(data, given[0])
+    retained = retaining.changes(archive, data)
     operation, changes = configuring.begin(archive, data, actor)
     if changes:
-        all_or_error((yield [operation]))
+        all_or_error((yield [operation, *retained]))
         settings.install(archive.root)
     return {"changes": msgspec.to_builtins(changes)}
 
@@ -119,7 +122,7 @@ COMMANDS: Mapping[str, Command] = {
         _quarantine, _quarantined,
     ),
     "config": Command(
-        ("set KEY VALUE", "unset KEY"), "Change archive.toml, and go by it.", _config, _file,
+        ("set KEY VALUE [KEY VALUE]...", "unset KEY"), "Change archive.toml, and go by it.", _config, _file,
     ),
 }  # fmt: skip
 """By the name of the file in ``control/``."""

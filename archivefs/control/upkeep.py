@@ -23,7 +23,7 @@ from archivefs.errors import ControlError, RetentionError
 from archivefs.jobs import replaying
 from archivefs.jobs.job import CreateJob
 from archivefs.parts import Actor
-from archivefs.query import parse
+from archivefs.query import NO_LIMIT, parse
 from archivefs.retention import choosing, plans
 from archivefs.retention.choosing import Choice
 from archivefs.retention.operations import AddHold, ReleaseHold
@@ -81,6 +81,15 @@ def _retention(archive: Archive, words: list[str], actor: Actor) -> Steps:
 
 
 def _planned(archive: Archive, choice: Choice, actor: Actor | None) -> Steps:
+    if not choice.chosen:
+        return {
+            "plan": None,
+            "scope": choice.scope,
+            "entries": 0,
+            "bytes": 0,
+            "early": 0,
+            "kept": choice.kept,
+        }
     number = yield from plans.make(archive, choice, actor)
     row = archive.reader.purges.plan(number)
     assert row is not None
@@ -113,9 +122,9 @@ def _enforce(archive: Archive, converter: str, actor: Actor) -> Steps:
     if converter:
         archive.config.converter(converter)
     choice = choosing.by_policies(archive, converter)
-    if not choice.chosen:
-        return {"plan": None, "entries": 0, "bytes": 0, "kept": choice.kept}
     planned = yield from _planned(archive, choice, actor)
+    if planned["plan"] is None:
+        return planned
     return planned | (yield from _apply(archive, planned["plan"], actor))
 
 
@@ -158,6 +167,8 @@ def _hold(archive: Archive, words: list[str], actor: Actor) -> Steps:
         raise ControlError("hold: of which entries? such as converter=ict-csv from=2026-02-01")
     future = given.get("future") == "yes"
     parsed = parse(query, archive.zone)
+    if parsed.limit != NO_LIMIT:
+        raise ControlError("hold: limit= chooses no entries that could be told later; leave it out")
     ids = [row.id for row in archive.reader.search(parsed, newest_first=False)]
     if not ids and not future:
         raise ControlError("hold: no entry is selected, and future=yes is not said: it would hold nothing")

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import trio
+
 from archivefs import describe
 from archivefs.archive import Archive
 from archivefs.catalog.jobs import JobRow
@@ -28,6 +30,8 @@ KEPT = ("errors.jsonl", "result.json", "comparison.json", "comparison.html")
 """What a job may have written into its folder of the archive."""
 NAMES = (JOB_JSON, PROGRESS, CONTROL, *KEPT)
 """By the slot of their inode numbers, from 1."""
+LOOK_SECONDS = 0.25
+"""Between two looks at a progress that somebody polls."""
 
 
 class JobsTree:
@@ -37,6 +41,8 @@ class JobsTree:
         self.archive = archive
         self.engine = engine
         self._control = control
+        self._watched: dict[ProgressHandle, Callable[[], None]] = {}
+        self._wanted = trio.Event()
 
     def node(self, ino: int) -> Node:
         """What a number stands for. Raises ``JobError``."""
@@ -53,7 +59,7 @@ class JobsTree:
         if name == JOB_JSON:
             return Live(ino, lambda: describe.as_file(jobs.describe(row, progress)), when)
         if name == PROGRESS:
-            return Live(ino, lambda: jobs.progress_line(row, progress).encode(), when)
+            return ProgressFile(ino, self, row.job, when)
         if name == CONTROL:
             return ControlFile(self._control, ino, f"job {row.job}", when)
         return Kept(ino, self.archive.root / jobs.FOLDER / str(row.job) / name)
@@ -67,6 +73,31 @@ class JobsTree:
     def when(row: JobRow) -> int:
         """When a job changed last, in nanoseconds."""
         return max(row.created_ms, row.started_ms, row.ended_ms) * 10**6
+
+    def line(self, number: int) -> bytes:
+        """How far a job is now. Raises ``JobError``."""
+        return jobs.progress_line(jobs.get(self.archive, number), self.engine.progress(number)).encode()
+
+    def watch(self, handle: "ProgressHandle", wake: Callable[[], None]) -> None:
+        """Call ``wake`` once, when the line is another than the handle gave last."""
+        self._watched[handle] = wake
+        self._wanted.set()
+
+    def forget(self, handle: "ProgressHandle") -> None:
+        """The file was closed."""
+        self._watched.pop(handle, None)
+
+    async def run(self) -> None:
+        """Look at what is watched now and then, until cancelled; at nothing while nothing is."""
+        while True:
+            self._wanted = trio.Event()
+            if not self._watched:
+                await self._wanted.wait()
+            await trio.sleep(LOOK_SECONDS)
+            for handle, wake in list(self._watched.items()):
+                if handle.has_news():
+                    del self._watched[handle]
+                    wake()
 
 
 class JobsDir(Directory):
@@ -141,6 +172,48 @@ class Live(File):
     def open(self) -> Handle:
         """A snapshot."""
         return Text(self._content(), keep_cache=False)
+
+
+class ProgressFile(Live):
+    """jobs/N/progress: read again from its start, it is the line of then; poll(2) tells when to."""
+
+    def __init__(self, ino: int, tree: JobsTree, number: int, changed_ns: int) -> None:
+        super().__init__(ino, lambda: tree.line(number), changed_ns)
+        self._tree = tree
+        self._number = number
+
+    def open(self) -> "ProgressHandle":
+        """The line, which changes."""
+        return ProgressHandle(self._tree, self._number)
+
+
+class ProgressHandle(Handle):
+    """An open ``progress``."""
+
+    keep_cache = False
+
+    def __init__(self, tree: JobsTree, number: int) -> None:
+        self._tree = tree
+        self._number = number
+        self._given: bytes | None = None
+
+    async def read(self, offset: int, size: int) -> bytes:
+        """A part of the line; from the start on, as it is now."""
+        if offset == 0 or self._given is None:
+            self._given = self._tree.line(self._number)
+        return self._given[offset : offset + size]
+
+    def has_news(self) -> bool:
+        """Whether the line is another than the one that was read."""
+        return self._given != self._tree.line(self._number)
+
+    def watch(self, wake: Callable[[], None]) -> None:
+        """Call ``wake`` once when it is another."""
+        self._tree.watch(self, wake)
+
+    def close(self) -> None:
+        """Wake nobody any more."""
+        self._tree.forget(self)
 
 
 class Kept(File):

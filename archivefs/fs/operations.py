@@ -8,6 +8,7 @@ import errno
 import functools
 import logging
 import os
+import select
 import stat
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NamedTuple, ParamSpec, TypeVar
@@ -38,6 +39,7 @@ from archivefs.fs.control import ControlFile, Transaction
 from archivefs.fs.frame_cache import ContentHandle
 from archivefs.fs.inbox import errno_of
 from archivefs.fs.inbox_items import InboxDir, InboxFile, InboxHandle, InboxItem
+from archivefs.fs.jobs import ProgressHandle
 from archivefs.fs.kernel import Pages
 from archivefs.fs.listings import Listing, Listings
 from archivefs.fs.node import Attributes, Directory, File, Handle, Node
@@ -287,6 +289,20 @@ class Operations(pyfuse3.Operations):
         handle = self._handles[fh]
         assert isinstance(handle, Handle)
         return await handle.read(off, size)  # type: ignore[return-value]  # pyfuse3 takes any buffer
+
+    @_boundary
+    async def poll(
+        self, inode: InodeT, fh: FileHandleT, poll_handle: pyfuse3.PollHandle | None, ctx: RequestContext
+    ) -> int:
+        """Always ready, as files are; but the progress of a job when it is another than was read."""
+        handle = self._handles[fh]
+        if not isinstance(handle, ProgressHandle):
+            return select.POLLIN | select.POLLOUT
+        if handle.has_news():
+            return select.POLLIN | select.POLLPRI
+        if poll_handle is not None:
+            handle.watch(poll_handle.notify)
+        return 0
 
     @_boundary
     async def create(

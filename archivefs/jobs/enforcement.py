@@ -14,10 +14,9 @@ from archivefs.committer import Committer
 from archivefs.errors import ArchiveError
 from archivefs.jobs.engine import Engine
 from archivefs.jobs.job import CreateJob
-from archivefs.retention import choosing, plans
+from archivefs.retention import choosing, plans, retaining
 from archivefs.retention.choosing import Choice
 from archivefs.retention.gate import Rule
-from archivefs.retention.operations import Retain
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +26,8 @@ SPACE_SECONDS = 10.0
 """Between two looks at the room on the disk."""
 EARLY = "retention"
 """The alarm of limits that purge before the promised days are over."""
+RETAINED = "retention of "
+"""What the alarm of a shortened retain_until begins with."""
 
 
 class Enforcement:
@@ -60,12 +61,12 @@ class Enforcement:
 
     async def _look(self) -> None:
         await self._retain()
+        if any(row.work == "purge" for row in self._archive.reader.jobs.open()) or await self._resume():
+            return
         config = self._archive.config
         policies = [config.retention, *(each.retention for each in config.converters.values())]
         if not any(policy is not None and policy.limits for policy in policies):
             self._archive.alarms.pop(EARLY, None)
-            return
-        if any(row.work == "purge" for row in self._archive.reader.jobs.open()):
             return
         choice = await trio.to_thread.run_sync(self._choose)
         early = [each for each in choice.chosen if each.is_early]
@@ -107,15 +108,22 @@ class Enforcement:
 
     async def _retain(self) -> None:
         """Note in the journal until when converters are retained, so that no one shortens it unseen."""
-        noted, config = self._archive.reader.purges.retained(), self._archive.config
-        for name in {*config.converters, *(total.converter for total in self._archive.reader.totals())}:
-            until = config.policy(name).retain_until
-            alarm = f"retention of {name}"
-            if until > noted.get(name, ""):
-                await self._committer.submit(Retain(name, until))
-            if until < noted.get(name, "") and until:
-                self._archive.alarms[alarm] = (
-                    f"retain_until is {until}, and stays {noted[name]}: it was longer"
-                )
-            else:
-                self._archive.alarms.pop(alarm, None)
+        archive = self._archive
+        for operation in retaining.later(archive, archive.config):
+            await self._committer.submit(operation)
+        stays = retaining.shortened(archive, archive.config)
+        for about in [each for each in archive.alarms if each.startswith(RETAINED)]:
+            if about.removeprefix(RETAINED) not in stays:
+                del archive.alarms[about]
+        for name, until in stays.items():
+            archive.alarms[RETAINED + name] = (
+                f"archive.toml says less, but {name} stays retained until {until}: write that, or later"
+            )
+
+    async def _resume(self) -> bool:
+        """Go on with purges that began and whose job ended before they did; whether there are any."""
+        purges = self._archive.reader.purges.unfinished()
+        for plan in purges:
+            log.warning("the purge of plan %d was stopped; it is gone on with", plan)
+            await self._engine.create("purge", {"plan": plan}, None)
+        return bool(purges)

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import outcome
 import trio
 
 from archivefs.archive import Archive
@@ -183,7 +184,7 @@ class Engine:
     async def tell(self, number: int, word: str, actor: Actor | None) -> JobState:
         """Pause, resume or cancel a job; returns the state that it has or comes into. Raises ``JobError``."""
         row = jobs.get(self._archive, number)
-        change, state = decide(Job(self._archive.root, row), JobState(row.state), word, actor)
+        change, state = decide(self._archive, Job(self._archive.root, row), JobState(row.state), word, actor)
         if self._running and self._running[0].number == number:
             self._running[1].stop(state)
         else:
@@ -200,13 +201,17 @@ WORDS: Mapping[str, tuple[JobState, frozenset[JobState]]] = {
 """What may be said to a job: what it becomes, and from which states."""
 
 
-def decide(job: Job, state: JobState, word: str, actor: Actor | None) -> tuple[ChangeJob, JobState]:
+def decide(
+    archive: Archive, job: Job, state: JobState, word: str, actor: Actor | None
+) -> tuple[ChangeJob, JobState]:
     """What a word makes of a job. Raises ``JobError`` naming what is allowed."""
     if word not in WORDS:
         raise JobError(f'"{word}" is no command for a job; these are: {", ".join(WORDS)}')
     becomes, allowed = WORDS[word]
     if state not in allowed:
         raise JobError(f"job {job.number} is {state}: it cannot be made to {word}")
+    if word == "cancel" and job.request.get("plan") in archive.reader.purges.unfinished():
+        raise JobError(f"job {job.number}: a purge that has begun comes to its end; it can be paused")
     change = job.change(becomes)
     change.actor = actor
     return change, becomes
@@ -241,12 +246,15 @@ def run_here(
             async for _ in signals:
                 wanted.stop(JobState.PAUSED)
 
-    async def main() -> JobState | None:
+    def blocking() -> outcome.Outcome[JobState | None]:
+        return outcome.capture(run, archive, job, works[job.work], commit, wanted)
+
+    async def main() -> outcome.Outcome[JobState | None]:
         async with trio.open_nursery() as nursery, Replayer(archive, "replay", keep) as replayer:
             await nursery.start(pause)
             _attach(job, replayer)
-            state = await trio.to_thread.run_sync(run, archive, job, works[job.work], commit, wanted)
+            ended = await trio.to_thread.run_sync(blocking)
             nursery.cancel_scope.cancel()
-        return state
+        return ended
 
-    return trio.run(main)
+    return trio.run(main).unwrap()

@@ -99,7 +99,8 @@ def reprocess(archive: Archive, job: Job) -> Steps:
     waiting = (id_ for id_ in ids if id_ not in done)
     counts.done = counts.before = len(done)
     counts.failed = counts.skipped = 0
-    while chunk := list(islice(waiting, CHUNK)):
+    size = min(CHUNK, max(int(options.rate), 1)) if options.rate else CHUNK  # so it can be stopped soon
+    while chunk := list(islice(waiting, size)):
         tasks = [task for task in (_task(archive, job, options, id_) for id_ in chunk) if task is not None]
         made = job.replay(tasks)
         operations = [_operation(job, options, *pair) for pair in zip(tasks, made, strict=True)]

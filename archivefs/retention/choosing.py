@@ -62,11 +62,17 @@ def _queried(
             continue
         found = gate.protections(facts, rule)
         if found:
-            kept[found[0]] = kept.get(found[0], 0) + 1
+            kind = _kind(found[0])
+            kept[kind] = kept.get(kind, 0) + 1
         else:
             yield Chosen(
                 entry.n, entry.id, f"asked for: {words or 'everything'}", facts.length, is_early=False
             )
+
+
+def _kind(protection: str) -> str:
+    """What protects, without the moment at which it ends for this very entry."""
+    return protection.partition(", until ")[0]
 
 
 class _Policies:
@@ -88,7 +94,8 @@ class _Policies:
             if not protections:
                 yield facts
             else:
-                self.kept[protections[0]] = self.kept.get(protections[0], 0) + 1
+                kind = _kind(protections[0])
+                self.kept[kind] = self.kept.get(kind, 0) + 1
 
     def _take(self, facts: Facts, why: str) -> None:
         early = self._gate.is_promised(facts)

@@ -13,6 +13,7 @@ from archivefs.events import (
     Purged,
     PurgeEnded,
     Retained,
+    entries_of,
 )
 from archivefs.parts import Actor, Purging
 from archivefs.retention.gate import Gate, Rule
@@ -54,22 +55,24 @@ class BeginPurge(Operation[None]):
 
 @dataclass
 class Purge(Operation[list[tuple[str, str]]]):
-    """Let entries of a plan go, but those that something protects by now; returns these, and what does."""
+    """Let entries of a plan go, but those that something protects by now; returns these, and what does.
+
+    ``entries``: each with the rule that chose it. ``checked``: the journal line up to which it is known that
+    nothing protects them, 0 for none: of what was not changed since nothing more is asked.
+    """
 
     plan: int
-    entries: Sequence[Purging]
-    rule: Rule
+    entries: Sequence[tuple[Purging, Rule]]
+    checked: int = 0
 
     def run(self, txn: Transaction) -> list[tuple[str, str]]:
         """One event, or none."""
-        gate, going, kept = Gate(txn.reader, txn.config, txn.now_ms), list[Purging](), list[tuple[str, str]]()
-        for each in self.entries:
-            entry = txn.entry(each.id)
-            facts = txn.reader.purges.facts(entry.n)
-            assert facts is not None
-            found = gate.protections(facts, self.rule)
-            if txn.state(each.id)[0] is not entry.status:
-                found.append("it changes right now")
+        going, kept = list[Purging](), list[tuple[str, str]]()
+        known = txn.reader.purges.unchanged([each.id for each, _ in self.entries], self.checked)
+        known -= {id_ for event in txn.events for id_ in entries_of(event)}  # type: ignore[arg-type]
+        gate = Gate(txn.reader, txn.config, txn.now_ms) if len(known) < len(self.entries) else None
+        for each, rule in self.entries:
+            found = [] if gate is None or each.id in known else self._protections(txn, gate, each.id, rule)
             if found:
                 kept.append((each.id, found[0]))
             else:
@@ -77,6 +80,14 @@ class Purge(Operation[list[tuple[str, str]]]):
         if going:
             txn.record(Purged(plan=self.plan, entries=going))
         return kept
+
+    @staticmethod
+    def _protections(txn: Transaction, gate: Gate, id_: str, rule: Rule) -> list[str]:
+        entry = txn.entry(id_)
+        facts = txn.reader.purges.facts(entry.n)
+        assert facts is not None
+        found = gate.protections(facts, rule)
+        return found if txn.state(id_)[0] is entry.status else [*found, "it changes right now"]
 
 
 @dataclass

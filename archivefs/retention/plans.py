@@ -104,22 +104,21 @@ def get(archive: Archive, plan: int) -> PlanRow:
     return row
 
 
-def rule_of(row: PlanRow, entries: Sequence[Listed]) -> Rule:
-    """What a plan respects, from what it lists."""
+def rule_of(row: PlanRow, each: Listed) -> Rule:
+    """What an entry of a plan was chosen by."""
     if row.erase:
         return Rule.ERASE
-    sized = any(each.why.startswith(("max_", "min_")) for each in entries)
-    return Rule.SIZE if sized else Rule.AGE
+    return Rule.SIZE if each.why.startswith(("max_", "min_")) else Rule.AGE
 
 
 def check(archive: Archive, row: PlanRow, entries: Sequence[Listed]) -> None:
     """Raise ``RetentionError`` where a plan has something that is protected, or gone, by now."""
     gate = Gate(archive.reader, archive.config, archive.now_ms())
-    rule, found = rule_of(row, entries), []
+    found = []
     for each in entries:
         entry = archive.reader.by_id(each.id)
         facts = None if entry is None else archive.reader.purges.facts(entry.n)
-        why = ["it is not there"] if facts is None else gate.protections(facts, rule)
+        why = ["it is not there"] if facts is None else gate.protections(facts, rule_of(row, each))
         if why:
             found.append(f"{each.id}: {why[0]}")
     if found:

@@ -45,28 +45,31 @@ def carry_out(
     ``OSError``; where that happens after the beginning, it goes on with the next call.
     """
     row = plans.get(archive, plan)
+    if row.ended_ms:
+        plans.discard(archive.root, plan)
+        return Result(plan, row.purged, row.freed, [])
     entries = list(plans.listed(archive.root, row))
+    checked = 0
     if not row.begun_ms:
+        checked = archive.reader.changed_seq()
         plans.check(archive, row, entries)
         _made((yield [BeginPurge(plan, actor)]))
-    rule, kept = plans.rule_of(row, entries), list[tuple[str, str]]()
-    waiting = iter([each for each in entries if not _is_purged(archive, each.id)])
-    done = len(entries)
-    left = [*waiting]
-    done -= len(left)
+    left = [each for each in entries if not (row.begun_ms and _is_purged(archive, each.id))]
+    done, kept = len(entries) - len(left), list[tuple[str, str]]()
     queue = iter(left)
-    while batch := [plans.purging(each) for each in islice(queue, BATCH)]:
-        (found,) = _made((yield [Purge(plan, batch, rule)]))
+    while batch := [(plans.purging(each), plans.rule_of(row, each)) for each in islice(queue, BATCH)]:
+        (found,) = _made((yield [Purge(plan, batch, checked)]))
         kept += found
         done += len(batch)
         progress(done, len(entries))
     freed = 0
     for segment in archive.reader.purges.segments_of(plan):
         freed += yield from _clear(archive, segment)
+    if row.begun_ms:  # what was given back before the stop is not measured
+        freed = max(freed, row.bytes)
     _made((yield [EndPurge(plan, freed, len(kept))]))
     plans.discard(archive.root, plan)
-    done_row = plans.get(archive, plan)
-    return Result(plan, done_row.purged, freed, kept)
+    return Result(plan, plans.get(archive, plan).purged, freed, kept)
 
 
 def _is_purged(archive: Archive, id_: str) -> bool:

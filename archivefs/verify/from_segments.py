@@ -53,6 +53,8 @@ LOST = (
     "attributes that were set after the capture",
     "which converter a source of unrouted was given, unless that left a log or a report",
     "which reports were submitted: none is queued any more",
+    "holds, retain_until of then, and what was purged and why: hold again what must be kept, before retention"
+    " is enforced; what a purge had not cleared yet comes back",
 )
 """What cannot come back from segments."""
 BATCH = 1000

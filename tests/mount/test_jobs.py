@@ -13,7 +13,7 @@ from test_control import refused, shell, told
 from test_tree_security import ALICE, AS_ROOT, BOB, NO, ask, open_folder
 
 from archivefs.events import PurgeBegun
-from archivefs.states import JobState, Status
+from archivefs.states import Status
 from archivefs.store.journal import Journal
 
 FILES = config(converter("files"))
@@ -74,7 +74,7 @@ def test_a_purge_is_planned_and_applied_with_echo_and_cat(filled: Mounted) -> No
     assert filled.only("0007.csv").status is Status.PURGED
     said = archivefs("show", gone.id, "--archive", filled.root).stdout
     assert "purged" in said
-    done = archivefs("retention", "apply", "1", "--yes", "--archive", filled.root, code=53)
+    done = archivefs("retention", "apply", "1", "--yes", "--archive", filled.root, code=56)
     assert "was applied already" in done.stderr
 
 
@@ -113,7 +113,7 @@ def test_jobs_are_paused_resumed_and_cancelled(filled: Mounted) -> None:
     finally:
         os.close(fd)
     ended(filled, 1)
-    assert archivefs("jobs", "pause", "2", "--archive", filled.root, code=54).stderr.startswith("archivefs: ")
+    assert archivefs("jobs", "pause", "2", "--archive", filled.root, code=55).stderr.startswith("archivefs: ")
     listed = archivefs("jobs", "--json", "--archive", filled.root).stdout.splitlines()
     assert [json.loads(line)["work"] for line in listed] == ["purge", "verify"]
 
@@ -121,7 +121,7 @@ def test_jobs_are_paused_resumed_and_cancelled(filled: Mounted) -> None:
 def test_a_command_makes_a_job_of_the_mount_and_waits_for_it(filled: Mounted) -> None:
     done = archivefs("retention", "plan", "name=001*", "--archive", filled.root)
     assert "plan 1: 10 entries" in done.stdout
-    assert archivefs("retention", "apply", "1", "--archive", filled.root, code=53).stderr.endswith(
+    assert archivefs("retention", "apply", "1", "--archive", filled.root, code=56).stderr.endswith(
         "say --yes\n"
     )
     done = archivefs("retention", "apply", "1", "--yes", "--archive", filled.root)
@@ -155,16 +155,24 @@ def test_retention_is_enforced_by_itself(filled: Mounted) -> None:
 
 
 def test_progress_can_be_polled(filled: Mounted) -> None:
-    told(filled, "verify", b"\n")
+    told(filled, "retention", b"plan name=0*\n")
+    told(filled, "retention", b"apply plan=1\n")
     fd = os.open(filled.point / "jobs" / "1" / "progress", os.O_RDONLY)
     try:
         poll = select.poll()
-        poll.register(fd, select.POLLIN)
-        assert poll.poll(10_000)
-        assert os.pread(fd, 100, 0).startswith(b"job 1 verify ")
+        poll.register(fd, select.POLLIN | select.POLLPRI)
+        seen = list[bytes]()
+        while not seen or b" done," not in seen[-1]:
+            assert poll.poll(20_000), "no news"
+            seen.append(os.pread(fd, 1000, 0))
+        assert len(set(seen)) == len(seen)
+        assert poll.poll(300) == []
     finally:
         os.close(fd)
-    assert ended(filled, 1)["state"] == JobState.DONE
+    with (filled.point / "README.txt").open() as file:
+        other = select.poll()
+        other.register(file, select.POLLIN)
+        assert other.poll(5000)
 
 
 @AS_ROOT

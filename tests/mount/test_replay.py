@@ -194,9 +194,11 @@ def test_a_replay_is_paused_resumed_and_cancelled(past: Mounted) -> None:
     past.wait_for("the pause", lambda: state() == "paused")
     assert 0 < facts()["done"] + facts()["failed"] < COUNT
     control.write_text("resume\n")
-    past.wait_for("its going on", lambda: state() == "running")
-    control.write_text("cancel\n")
-    past.wait_for("its end", lambda: state() == "cancelled")
+    assert ended(past, 1)["state"] == "done"
+    assert {len(attempts(past, f"u{n:02}.csv")) for n in range(COUNT)} == {2}
+    told(past, "reprocess", b"converter=ict rate=5\n")
+    (past.point / "jobs/2/control").write_text("cancel\n")
+    assert ended(past, 2)["state"] == "cancelled"
 
 
 def ids(server: ReportServer) -> list[str]:
