@@ -12,8 +12,8 @@ from archivefs import config, describe, names
 from archivefs import quarantine as quarantines
 from archivefs.archive import Archive
 from archivefs.cli.common import console, json_option, print_json, size_text, with_archive
-from archivefs.cli.telling import tell
 from archivefs.states import Status
+from archivefs.telling import tell
 from archivefs.verify import repair as repairs
 from archivefs.verify.findings import EXIT_CODES, Report
 from archivefs.verify.verify import Scope, verify_folder

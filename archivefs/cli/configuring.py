@@ -9,8 +9,8 @@ from archivefs import config as configuration
 from archivefs import control, settings
 from archivefs.archive import Archive
 from archivefs.cli.common import json_option, print_json, with_archive
-from archivefs.cli.telling import tell
 from archivefs.parts import Setting
+from archivefs.telling import tell
 
 
 @click.group()

@@ -10,11 +10,11 @@ from rich.table import Table
 from archivefs import names
 from archivefs.archive import Archive
 from archivefs.cli.common import console, json_option, print_json, with_archive
-from archivefs.cli.telling import tell
 from archivefs.cli.watching import finish
 from archivefs.control.upkeep import planned_replay, replay_request
 from archivefs.errors import ControlError, IncompleteError
 from archivefs.jobs.job import FOLDER
+from archivefs.telling import tell
 
 KINDS = ("newly_failing", "newly_passing", "changed", "identical", "still_failing")
 

@@ -13,11 +13,11 @@ from rich.table import Table
 from archivefs import control, describe, names
 from archivefs.archive import Archive
 from archivefs.cli.common import console, json_option, print_json, size_text, with_archive
-from archivefs.cli.telling import tell
 from archivefs.cli.watching import finish
 from archivefs.errors import RetentionError
 from archivefs.policies import Policy
 from archivefs.retention import choosing, forecast, plans
+from archivefs.telling import tell
 
 yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 

@@ -8,10 +8,10 @@ import click
 from archivefs import control, names
 from archivefs.archive import Archive
 from archivefs.cli.common import json_option, print_json, with_archive
-from archivefs.cli.telling import tell
 from archivefs.fs import mounts
 from archivefs.query import parse
 from archivefs.statuses import why_not_again
+from archivefs.telling import tell
 
 
 @click.command()

@@ -11,9 +11,9 @@ from archivefs import control, describe, names
 from archivefs.archive import Archive
 from archivefs.catalog.outbox import Item
 from archivefs.cli.common import console, json_option, print_json, with_archive
-from archivefs.cli.telling import tell
 from archivefs.states import Submission
 from archivefs.submit.decisions import unsent
+from archivefs.telling import tell
 
 _COLOURS = {Submission.QUEUED: "yellow", Submission.REFUSED: "red", Submission.DROPPED: "dim"}
 

@@ -2,35 +2,27 @@
 
 import json
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from archivefs import describe, names
+from archivefs import describe, names, watching
 from archivefs.archive import Archive
-from archivefs.catalog.jobs import JobRow
 from archivefs.cli.common import archive_root, console, json_option, print_json, with_archive
 from archivefs.errors import JobError, LockedError
 from archivefs.fs import mounts
 from archivefs.jobs import engine
 from archivefs.jobs import job as job_files
-from archivefs.jobs.engine import Wanted, run_here
 from archivefs.jobs.job import Job, Progress
-from archivefs.jobs.works import WORKS
 from archivefs.parts import Actor
-from archivefs.states import JOB_ENDS, JobState
-
-LOOK_SECONDS = 0.2
-"""Between two looks at a job that a mount does."""
+from archivefs.states import JobState
 
 
 @click.group(invoke_without_command=True)
@@ -49,11 +41,11 @@ def _list(root: Path, *, as_json: bool) -> None:
         rows = archive.reader.jobs.all(100)
     if as_json:
         for row in rows:
-            print_json(_facts(root, row))
+            print_json(watching.facts(root, row))
         return
     table = Table("job", "work", "state", "asked", "by", "things", "error", box=None, header_style="bold")
     for row in rows:
-        facts = _facts(root, row)
+        facts = watching.facts(root, row)
         gone = facts["done"] + facts["failed"] + facts["skipped"]
         table.add_row(
             str(row.job), row.work, row.state, describe.time_text(row.created_ms),
@@ -61,18 +53,6 @@ def _list(root: Path, *, as_json: bool) -> None:
             names.safe(row.error),
         )  # fmt: skip
     console().print(table) if rows else click.echo("there were no jobs yet")
-
-
-def _facts(root: Path, row: JobRow) -> dict[str, Any]:
-    """What is known of a job: from the mount that does it, where there is one."""
-    where = mounts.mountpoint_of(root)
-    if where is not None and row.state == JobState.RUNNING:
-        try:
-            found: dict[str, Any] = json.loads((where / "jobs" / str(row.job) / "job.json").read_bytes())
-        except (OSError, ValueError):
-            return job_files.describe(row)
-        return found
-    return job_files.describe(row)
 
 
 @jobs.command()
@@ -133,44 +113,9 @@ for _word, _help in (
 
 
 def finish(root: Path, number: int, *, quiet: bool) -> dict[str, Any]:
-    """Wait until a job has ended, or do it here where no mount does; its result.
-
-    Raises ``JobError`` where it failed, was cancelled or is paused.
-    """
+    """As ``archivefs.watching.finish``, with a bar on a terminal."""
     with _bar(number, quiet=quiet) as show:
-        try:
-            archive = Archive(root)
-        except LockedError:
-            _wait(root, number, show)
-        else:
-            with archive:
-                if JobState(job_files.get(archive, number).state) not in JOB_ENDS:
-                    run_here(archive, number, WORKS, show, Wanted())
-    with Archive.open_for_reading(root) as archive:
-        row = job_files.get(archive, number)
-    if row.state != JobState.DONE:
-        raise JobError(f"job {number} is {row.state}{': ' if row.error else ''}{row.error}")
-    return _result(root, number)
-
-
-def _result(root: Path, number: int) -> dict[str, Any]:
-    try:
-        data = (root / job_files.FOLDER / str(number) / job_files.RESULT).read_bytes()
-    except FileNotFoundError:
-        raise JobError(f"the result of job {number} is not kept any more") from None
-    found: dict[str, Any] = msgspec.json.decode(data)
-    return found
-
-
-def _wait(root: Path, number: int, show: Callable[[Progress], None]) -> None:
-    while True:
-        with Archive.open_as_it_is(root) as archive:
-            row = job_files.get(archive, number)
-        if JobState(row.state) in JOB_ENDS | {JobState.PAUSED}:
-            return
-        facts = _facts(root, row)
-        show(Progress(facts["total"], facts["done"], facts["failed"], facts["skipped"]))
-        time.sleep(LOOK_SECONDS)
+        return watching.finish(root, number, show)
 
 
 @contextmanager

@@ -28,8 +28,10 @@ from retention_parts import left, purge
 
 from archivefs.archive import Archive
 from archivefs.jobs import repack
+from archivefs.jobs.replaying import RecordReplay
 from archivefs.names import hex_if_needed, original, text
-from archivefs.operations import BeginAttempt, Touch
+from archivefs.operations import BeginAttempt, Report, Touch
+from archivefs.states import Outcome
 from archivefs.store.segment import scan
 from archivefs.transaction import Operation
 
@@ -275,3 +277,26 @@ def test_nothing_of_the_program_is_needed(root: Path, clock: Clock, tmp_path: Pa
         (root / file).unlink()
     bash(EXTRACT, tmp_path, root, tmp_path / "out")
     assert extracted(tmp_path / "out") == expected
+
+
+def test_what_was_replayed_comes_out_by_hand(root: Path, clock: Clock, tmp_path: Path) -> None:
+    """A replay that stands beside leaves the status, a promoted one gives its own."""
+    with Archive(root, clock=clock) as archive:
+        rows = [row for row in every_entry(archive) if row.status in ("success", "skipped", "archived")]
+        beside, promoted = rows[0], next(row for row in rows if row.status != "success")
+        for row, promote in ((beside, False), (promoted, True)):
+            commit(
+                archive,
+                RecordReplay(
+                    id=row.id, converter="ict", attempt=0, outcome=Outcome.SUCCESS, status=row.status,
+                    started_ms=archive.now_ms(), duration_ms=1, job=1, promote=promote,
+                    reports=[Report("report.json", b'{"replayed": %d}' % promote)],
+                ),
+            )  # fmt: skip
+        expected = contents(archive)
+        now = {row.id: row.status for row in every_entry(archive)}
+    assert now[promoted.id] == "success"
+    assert dict(line.split(" ") for line in bash(EVENTS + STATUS, root).splitlines()) == now
+    bash(EXTRACT, tmp_path, root, tmp_path / "out")
+    assert extracted(tmp_path / "out") == expected
+    assert sum(b'"replayed"' in each for each in expected.values()) == 2

@@ -26,7 +26,8 @@ LAYERS = [
     ("jobs",),
     ("control",),
     ("fs",),
-    ("doctor",),
+    ("doctor", "telling", "watching"),
+    ("api",),
     ("cli",),
 ]
 """From the bottom up. A part imports from itself and from below, never from beside it or above."""

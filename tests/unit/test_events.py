@@ -32,6 +32,7 @@ from archivefs.events import (
     Rebuilt,
     Repacked,
     Repaired,
+    Replayed,
     Retained,
     Retried,
     Routed,
@@ -60,6 +61,12 @@ EXAMPLES = [
     AttemptFinished(
         id=ID, attempt=1, outcome=Outcome.SUSPENDED, status=Status.FAILED, started_ms=5, duration_ms=7,
         arguments={"a": [1, 2.5, None, {"b": "ø"}]}, error="two\nlines", warnings=["w"],
+        log=Content(name="log.txt", size=3, sha256="f" * 64, location=PLACE),
+        reports=[Content(name="report.json", size=3, sha256="f" * 64)], report_ids=["SN 1"],
+    ),
+    Replayed(
+        id=ID, attempt=2, job=7, outcome=Outcome.SUCCESS, promoted=True, code="e" * 64, started_ms=5,
+        duration_ms=7, version="1.1", arguments={"delimiter": ";"}, warnings=["w"],
         log=Content(name="log.txt", size=3, sha256="f" * 64, location=PLACE),
         reports=[Content(name="report.json", size=3, sha256="f" * 64)], report_ids=["SN 1"],
     ),
