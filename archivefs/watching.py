@@ -18,6 +18,7 @@ from archivefs.jobs.engine import Wanted, run_here
 from archivefs.jobs.job import Progress
 from archivefs.jobs.works import WORKS
 from archivefs.states import JOB_ENDS, JobState
+from archivefs.store import lock
 
 LOOK_SECONDS = 0.2
 """Between two looks at a job that a mount does."""
@@ -76,6 +77,8 @@ def _wait(root: Path, number: int, show: Callable[[Progress], None]) -> None:
             row = job_files.get(archive, number)
         if JobState(row.state) in JOB_ENDS | {JobState.PAUSED}:
             return
+        if not lock.is_held(root):
+            raise JobError(f"the mount that did job {number} has ended; the next one goes on with it")
         known = facts(root, row)
         show(Progress(known["total"], known["done"], known["failed"], known["skipped"]))
         time.sleep(LOOK_SECONDS)

@@ -17,7 +17,7 @@ import apsw
 import msgspec
 
 from archivefs import names
-from archivefs.catalog import activity, naming, notes, outbox, purging, totals, trigrams
+from archivefs.catalog import activity, moving, naming, notes, outbox, purging, totals, trigrams
 from archivefs.catalog.connection import connect, fill_in_one_go
 from archivefs.errors import OtherSchemaError
 from archivefs.events import (
@@ -38,7 +38,7 @@ from archivefs.events import (
     Touched,
     Voided,
 )
-from archivefs.parts import Content, Location, Move
+from archivefs.parts import Content, Location
 from archivefs.routing import UNROUTED
 from archivefs.states import STATUSES, Cause, Status
 
@@ -87,12 +87,6 @@ def day_text(number: int) -> str:
 def status_number(status: Status) -> int:
     """The number by which the catalog stores a status."""
     return _NUMBER[status]
-
-
-def _place(segment: str, move: Move) -> Location:
-    return Location(
-        segment=segment, offset=move.offset, header=move.header, stored=move.stored, length=move.length
-    )
 
 
 class Catalog:
@@ -373,32 +367,7 @@ class Catalog:
     # -- places ----------------------------------------------------------------------------------------
 
     def _repacked(self, event: Repacked) -> list[Change]:
-        changes = []
-        for move in event.moves:
-            place = (self._segment_id(_place(event.segment, move)), *msgspec.structs.astuple(move)[3:])
-            if move.attempt:
-                self.db.execute(
-                    "UPDATE contents SET segment_id = ?, offset = ?, header = ?, stored = ?, length = ?"
-                    " WHERE n = (SELECT n FROM entries WHERE id = ?) AND attempt = ? AND ordinal = ?",
-                    (*place, move.id, move.attempt, move.ordinal),
-                )
-                continue
-            row = self.db.execute(
-                "SELECT n, converter_id, day, status, length FROM entries WHERE id = ?", (move.id,)
-            ).get
-            if row is None:
-                continue
-            n, converter_id, day, number, length = row
-            self.db.execute(
-                "UPDATE entries SET segment_id = ?, offset = ?, header = ?, stored = ?, length = ?,"
-                " changed_seq = ? WHERE n = ?",
-                (*place, event.seq, n),
-            )
-            status = STATUSES[number]
-            totals.count(self.db, converter_id, day, number, (0, 0, move.length - length, 0))
-            changes.append(Change(n, move.id, converter_id, day, status, status))
-        self.db.execute("UPDATE segments SET packed = end_bytes WHERE name = ?", (event.segment,))
-        return changes
+        return [Change(*facts) for facts in moving.repacked(self.db, event, self._segment_id)]
 
     def _purged(self, event: Purged) -> list[Change]:
         changes, sums = [], dict[tuple[int, int, int], list[int]]()

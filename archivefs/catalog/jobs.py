@@ -78,10 +78,10 @@ class JobReader:
         rows = self._db.execute("SELECT job FROM jobs WHERE ended_ms > 0 AND ended_ms < ?", (when_ms,))
         return [row[0] for row in rows]
 
-    def replayed(self, job: int) -> set[str]:
-        """The ids of the entries that have an attempt of a job."""
-        rows = self._db.execute("SELECT id FROM attempts JOIN entries USING (n) WHERE job = ?", (job,))
-        return {row[0] for row in rows}
+    def replayed(self, job: int) -> dict[str, str]:
+        """The ids of the entries that have an attempt of a job, and how that ended."""
+        sql = "SELECT id, outcome FROM attempts JOIN entries USING (n) WHERE job = ?"
+        return dict(self._db.execute(sql, (job,)))
 
     def mean_ms(self, converter_id: int) -> float:
         """How long a conversion of a converter took lately, 0 where there was none."""

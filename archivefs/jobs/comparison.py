@@ -1,6 +1,7 @@
 """Reports of two runs compared, entry by entry and field by field, and how that is told."""
 
 import contextlib
+import hashlib
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,12 @@ class Before(NamedTuple):
 
     outcome: str
     reports: list[bytes]
+    """None where reports are not archived."""
+    hashes: list[str]
+
+    def equals(self, reports: Sequence[bytes]) -> bool:
+        """Whether these are the same, byte for byte."""
+        return self.hashes == [hashlib.sha256(each).hexdigest() for each in reports]
 
 
 @dataclass
@@ -64,14 +71,14 @@ class Comparison:
             if each.promoted and each.outcome and each.job != job
         ]  # fmt: skip
         if not attempts:
-            return Before("", [])
+            return Before("", [], [])
         pieces = [
             each for each in archive.reader.contents(entry.n)
-            if each.attempt == attempts[-1].attempt and each.ordinal and each.location is not None
+            if each.attempt == attempts[-1].attempt and each.ordinal
         ]  # fmt: skip
         read = archive.content.read
         found = [read(each.location, each.size) for each in pieces if each.location is not None]
-        return Before(attempts[-1].outcome, found)
+        return Before(attempts[-1].outcome, found, [each.sha256 for each in pieces])
 
     @staticmethod
     def fields(old: Sequence[bytes], new: Sequence[bytes]) -> dict[str, tuple[Any, Any]]:
@@ -92,13 +99,13 @@ class Comparison:
         elif not passes:
             kind = "still_failing"
         else:
-            kind = "identical" if before.reports == made.reports else "changed"
+            kind = "identical" if before.equals(made.reports) else "changed"
         self.counts[kind] += 1
         if passed != passes and len(self.flips) < SHOWN:
             was, now = before.outcome or "never converted", str(made.answer.outcome)
             error = made.answer.error[:500]
             self.flips.append({"id": entry.id, "kind": kind, "before": was, "now": now, "error": error})
-        if kind != "changed":
+        if kind != "changed" or len(before.reports) < len(before.hashes):
             return
         for path, (old, new) in self.fields(before.reports, made.reports).items():
             row = self.changed.get(path)

@@ -97,8 +97,8 @@ def reprocess(archive: Archive, job: Job) -> Steps:
     counts = job.progress
     counts.total = len(ids)
     waiting = (id_ for id_ in ids if id_ not in done)
-    counts.done = counts.before = len(done)
-    counts.failed = counts.skipped = 0
+    counts.done = sum(outcome == Outcome.SUCCESS for outcome in done.values())
+    counts.failed, counts.skipped, counts.before = len(done) - counts.done, 0, len(done)
     size = min(CHUNK, max(int(options.rate), 1)) if options.rate else CHUNK  # so it can be stopped soon
     while chunk := list(islice(waiting, size)):
         tasks = [task for task in (_task(archive, job, options, id_) for id_ in chunk) if task is not None]
@@ -173,6 +173,8 @@ def task_of(archive: Archive, options: Options, entry: Entry) -> Task | str:
             return f"nobody knows which code made attempt {last.attempt}"
         code = last.code
     elif options.code.startswith("path:"):
+        if config.run.startswith("command:"):
+            return "its converter is a command: only Python code can be tried from a folder"
         config = msgspec.structs.replace(config, path=[options.code.removeprefix("path:")])
     arguments = config.arguments
     if options.arguments == "original":
@@ -244,11 +246,7 @@ def _judge(
     archive: Archive, job: Job, position: dict[str, Any], task: Task, made: Done | ArchiveError
 ) -> None:
     before = Comparison.current(archive, task.entry, job.number)
-    if (
-        isinstance(made, Done)
-        and made.reports == before.reports
-        and str(made.answer.outcome) == before.outcome
-    ):
+    if isinstance(made, Done) and before.equals(made.reports) and str(made.answer.outcome) == before.outcome:
         position["same"] += 1
         job.progress.done += 1
         return

@@ -111,8 +111,10 @@ def test_only_the_part_that_knows_a_library_imports_it(library: str) -> None:
     assert strangers == []
 
 
-def test_events_imports_nothing_of_archivefs() -> None:
-    assert list(own_imports(PACKAGE / "events.py")) == []
+def test_events_imports_nothing_but_what_it_is_made_of() -> None:
+    assert {part for part in own_imports(PACKAGE / "events.py")} == {"parts", "states"}
+    for name in ("parts.py", "states.py"):
+        assert list(own_imports(PACKAGE / name)) == []
 
 
 def test_archive_knows_of_apsw_only_its_errors() -> None:
