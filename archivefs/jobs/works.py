@@ -1,6 +1,6 @@
 """The kinds of long work, each as the steps of a job."""
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from typing import Any
 
 import msgspec
@@ -11,7 +11,9 @@ from archivefs.jobs import repack as repacking
 from archivefs.jobs import replaying
 from archivefs.jobs.job import Job, Steps, Work
 from archivefs.query import parse
+from archivefs.retention import choosing, plans
 from archivefs.retention import purge as purging
+from archivefs.transaction import Operation
 from archivefs.verify.findings import Severity
 from archivefs.verify.verify import Scope, verify
 
@@ -60,8 +62,18 @@ def verification(archive: Archive, job: Job) -> Steps:
     return {key: position[key] for key in ("records", "bytes", "findings")}
 
 
+def _make_room(archive: Archive, job: Job) -> Generator[list[Operation[Any]], list[Any], None]:
+    """Before work that needs space: let go what retention wants to go anyway, and promises nobody."""
+    choice = choosing.by_policies(archive)
+    chosen = [each for each in choice.chosen if not each.is_early]
+    if chosen:
+        plan = yield from plans.make(archive, choice._replace(chosen=chosen), job.actor)
+        yield from purging.carry_out(archive, plan, job.actor)
+
+
 def repack(archive: Archive, job: Job) -> Steps:
-    """Repack day by day; a day that is repacked is not chosen again."""
+    """Repack day by day, what retention wants to go left out; a day that is repacked is not chosen again."""
+    yield from _make_room(archive, job)
     words = list(job.request.get("query", []))
     query = parse(words, archive.zone) if words else None
     done: list[dict[str, Any]] = job.position().get(DONE, [])

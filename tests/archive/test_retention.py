@@ -10,10 +10,11 @@ from retention_parts import all_is_well, disk, left, purge, tell, work
 from archivefs import config
 from archivefs.archive import Archive
 from archivefs.errors import ConfigError, ControlError, QueryError, RetentionError, UnknownEntryError
-from archivefs.operations import BeginAttempt, Retry
+from archivefs.events import DeliveryAttempted
+from archivefs.operations import BeginAttempt, Note, Retry
 from archivefs.retention import choosing, forecast
 from archivefs.retention.operations import Retain
-from archivefs.states import Outcome, Status
+from archivefs.states import Outcome, Status, Submission
 
 BASE = """\
 schema_version = 1
@@ -225,6 +226,40 @@ def test_policies_protect_from_plans_of_people_too(root: Path, clock: Clock) -> 
         assert tell(archive, "retention", "plan", "converter=ict")["entries"] == 1
         said = tell(archive, "retention", "explain", f"id={ids[1]}")
         assert said["protected_by"] == ["retention of ict keeps what is failed"]
+
+
+def test_only_submitted_keeps_what_the_receiver_does_not_have(root: Path, clock: Clock) -> None:
+    toml = BASE + (
+        '[converters.ict.submit]\nkind = "directory"\npath = "/nowhere"\n'
+        "[converters.ict.retention]\ndays = 5\nonly_submitted = true\n"
+    )
+    with make(root, clock, toml) as archive:
+        sent, refused, failed = some(archive, 3, "ict", 1000)
+        for id_ in (sent, refused):
+            converted(archive, id_)
+        (number,) = commit(archive, BeginAttempt(failed, "capture"))
+        commit(archive, finish(failed, number, Outcome.FAILED, error="no good"))
+        for id_, state in ((sent, Submission.SENT), (refused, Submission.REFUSED)):
+            delivered = DeliveryAttempted(
+                id=id_, attempt=1, ordinal=1, state=state, started_ms=clock.ms, duration_ms=1
+            )
+            commit(archive, Note(delivered))
+        clock.turn(6 * DAY)
+        assert [each.id for each in choosing.by_policies(archive).chosen] == [sent]
+        kept = tell(archive, "retention", "plan", "converter=ict")["kept"]
+        assert kept == {"retention of ict keeps what its receiver does not have": 2}
+
+
+def test_a_repack_lets_go_first_what_retention_wants_to_go(root: Path, clock: Clock) -> None:
+    with make(root, clock) as archive:
+        some(archive, 3)
+        clock.turn(20 * DAY)
+        some(archive, 2)
+        clock.turn(2 * DAY)
+        configured(archive, ("converters.files.retention.days", "10"))
+        assert len(work(archive, tell(archive, "repack")["job"])["groups"]) == 1
+        assert len(left(archive)) == 2
+    all_is_well(root)
 
 
 def test_retain_until_is_never_shortened(root: Path, clock: Clock) -> None:
