@@ -20,7 +20,8 @@ def connect(path: Path, *, readonly: bool = False) -> apsw.Connection:
     db = apsw.Connection(str(path), flags=flags)
     db.set_busy_timeout(10_000)
     if not readonly:
-        db.pragma("auto_vacuum", 2)  # INCREMENTAL; before the first page is written
+        if not path.stat().st_size:  # of another it would be written again
+            db.pragma("auto_vacuum", 2)  # INCREMENTAL
         db.pragma("journal_mode", "WAL")
         db.pragma("synchronous", "NORMAL")
         db.pragma("foreign_keys", value=True)

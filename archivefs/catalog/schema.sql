@@ -287,8 +287,8 @@ CREATE TABLE jobs (                 -- long pieces of work
     ended_ms   INTEGER NOT NULL,    -- 0: it is not at its end
     total      INTEGER NOT NULL,    -- things there are to do, as of its last change of state, with the next three
     done       INTEGER NOT NULL,    -- of these, without the failed and the skipped
-    failed     INTEGER NOT NULL,
-    skipped    INTEGER NOT NULL,
+    failed     INTEGER NOT NULL,    -- of these
+    skipped    INTEGER NOT NULL,    -- of these: not tried
     error      TEXT NOT NULL        -- why it failed or was stopped, '' for none
 ) STRICT;
 CREATE INDEX jobs_open ON jobs (state, job) WHERE ended_ms = 0;

@@ -22,10 +22,12 @@ NOW = 1_000_000
 
 def attempts(*ends: tuple[str, str]) -> list[Attempt]:
     """Attempts of these causes and outcomes, and the one that runs."""
-    rows = [Attempt(1, number, *end, 0, 0, "", "{}", "", "[]", "") for number, end in enumerate(ends, 1)]
+    rows = [
+        Attempt(1, number, *end, 0, 0, "", "{}", "", "[]", "", 0, 1) for number, end in enumerate(ends, 1)
+    ]
     return [
         *rows,
-        Attempt(1, len(rows) + 1, "retry" if rows else "capture", "", 0, 0, "", "{}", "", "[]", ""),
+        Attempt(1, len(rows) + 1, "retry" if rows else "capture", "", 0, 0, "", "{}", "", "[]", "", 0, 1),
     ]
 
 

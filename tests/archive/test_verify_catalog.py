@@ -78,7 +78,7 @@ ROWS: dict[str, Damage] = {
     "attempts, a wrong error": rows("UPDATE attempts SET error = 'none' WHERE outcome = 'failed'"),
     "attempts, a missing row": rows("DELETE FROM attempts WHERE n = 1"),
     "attempts, a row too much": rows(
-        "INSERT INTO attempts VALUES (1, 9, '', '', 0, 0, '', '{}', '', '[]', '')"
+        "INSERT INTO attempts VALUES (1, 9, '', '', 0, 0, '', '{}', '', '[]', '', 0, 1)"
     ),
     "errors, a missing row": rows("DELETE FROM errors"),
     "errors, a row too much": rows("INSERT INTO errors VALUES (99, 1, 1)"),
