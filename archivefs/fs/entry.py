@@ -1,7 +1,9 @@
 """An entry as a directory: the source under its name, what is known about it, its reports and attempts."""
 
 import functools
+import time
 from abc import abstractmethod
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
@@ -36,6 +38,8 @@ WITH_ERROR = (Outcome.FAILED, Outcome.SUSPENDED, Outcome.TRANSIENT, Outcome.REJE
 """Outcomes after which error.txt stands beside the source."""
 
 
+RECENT_SECONDS = 1.0
+"""So long after a change an entry's facts are read past the kernel's cache."""
 DESCRIBED = 512
 """How many entry.json are kept, 4 KB each: a listing asks for the size, a reader for the bytes."""
 
@@ -142,6 +146,7 @@ class EntryNodes:
         self.archive = archive
         self.cache = cache
         self._looked_up: dict[int, Source] = {}
+        self._recent: OrderedDict[int, float] = OrderedDict()
         self._indexed = functools.lru_cache(INDEXED)(lambda n: Index(archive.reader.members(n)))
         self._described = functools.lru_cache(DESCRIBED)(self._describe)
 
@@ -191,8 +196,13 @@ class EntryNodes:
 
     def changed(self, changes: Sequence[Change]) -> None:
         """A listener for the committer."""
+        now = time.monotonic()
         for change in changes:
             self._looked_up.pop(change.n, None)
+            self._recent[change.n] = now
+            self._recent.move_to_end(change.n)
+        while self._recent and now - next(iter(self._recent.values())) > RECENT_SECONDS:
+            self._recent.popitem(last=False)
 
     def _members(self, source: Entry | Source) -> Members:
         """What is in a source that is a folder."""
@@ -232,7 +242,13 @@ class EntryNodes:
         return TextFile(ino, content, when, self._while_queued(entry))
 
     def _while_queued(self, entry: Entry) -> float:
-        """As ``while_in``, and briefly while a delivery is about to change what is known."""
+        """As ``while_in``, and briefly while a delivery is about to change what is known, or just has.
+
+        Attributes that the kernel got before the change count for it until the next tick of its clock: it
+        would cut the new bytes at the old size.
+        """
+        if time.monotonic() - self._recent.get(entry.n, -RECENT_SECONDS) < RECENT_SECONDS:
+            return MOVING
         queued = entry.attempts and self.archive.reader.outbox.is_queued(entry.n)
         return MOVING if queued else while_in(entry.status)
 

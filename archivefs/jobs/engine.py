@@ -198,7 +198,8 @@ class Engine:
         """Pause, resume or cancel a job; returns the state that it has or comes into. Raises ``JobError``."""
         row = jobs.get(self._archive, number)
         change, state = decide(self._archive, Job(self._archive.root, row), JobState(row.state), word, actor)
-        if self._running and self._running[0].number == number:
+        is_paused = row.state == JobState.PAUSED  # though its thread may not have returned yet
+        if self._running and self._running[0].number == number and not is_paused:
             self._running[1].stop(state)
         else:
             await self._committer.submit(change)

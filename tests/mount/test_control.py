@@ -19,7 +19,7 @@ ICT = config(
 )
 FILES = [
     "config", "erase", "hold", "last-error", "outbox", "protocol", "quarantine", "reload", "repack",
-    "retention", "retry", "verify",
+    "reprocess", "reproduce", "retention", "retry", "verify",
 ]  # fmt: skip
 
 
