@@ -24,6 +24,8 @@ from archivefs.fs.node import (
 )
 from archivefs.jobs import job as jobs
 from archivefs.jobs.engine import Engine
+from archivefs.jobs.job import Progress
+from archivefs.states import JobState
 
 JOB_JSON, PROGRESS, CONTROL = "job.json", "progress", "control"
 KEPT = ("errors.jsonl", "result.json", "comparison.json", "comparison.html")
@@ -55,7 +57,7 @@ class JobsTree:
     def file(self, row: JobRow, name: str) -> Node:
         """A file of a job. Raises ``JobError``."""
         ino, when = job_ino(row.job, NAMES.index(name) + 1), self.when(row)
-        progress = self.engine.progress(row.job)
+        progress = self._progress(row)
         if name == JOB_JSON:
             return Live(ino, lambda: describe.as_file(jobs.describe(row, progress)), when)
         if name == PROGRESS:
@@ -76,7 +78,12 @@ class JobsTree:
 
     def line(self, number: int) -> bytes:
         """How far a job is now. Raises ``JobError``."""
-        return jobs.progress_line(jobs.get(self.archive, number), self.engine.progress(number)).encode()
+        row = jobs.get(self.archive, number)
+        return jobs.progress_line(row, self._progress(row)).encode()
+
+    def _progress(self, row: JobRow) -> Progress | None:
+        """Of a job that runs; what it came to stands in its row."""
+        return self.engine.progress(row.job) if row.state == JobState.RUNNING else None
 
     def watch(self, handle: "ProgressHandle", wake: Callable[[], None]) -> None:
         """Call ``wake`` once, when the line is another than the handle gave last."""
