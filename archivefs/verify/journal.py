@@ -62,7 +62,8 @@ def check_rows(journal: Journal, catalog: Path, scratch: Path) -> tuple[int, lis
                 damage = live.damage()
                 if damage:
                     return _read_all(journal, [broken(damage)])
-                with contextlib.closing(Catalog(Path(folder) / "catalog.sqlite")) as fresh:
+                fresh = Catalog(Path(folder) / "catalog.sqlite", in_one_go=True)
+                with contextlib.closing(fresh.db):  # as a file nobody needs it
                     upto = live.applied_seq()
                     count = _apply(journal, fresh, upto)
                     if count < upto:
