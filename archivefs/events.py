@@ -4,6 +4,7 @@ An event is written as one JSON object a line (docs/format.md). Fields with thei
 out of the line. ``seq``, ``at`` and ``prev`` are filled in by the journal when the event is appended.
 """
 
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -23,6 +24,11 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_f
     at: str = ""
     prev: str = ""
     actor: Actor | None = None
+
+    @property
+    def at_ms(self) -> int:
+        """``at`` in Unix milliseconds; of an event as it was written."""
+        return int(datetime.fromisoformat(self.at).timestamp() * 1000)
 
 
 class Created(Event, frozen=True, kw_only=True, tag="created"):

@@ -8,7 +8,7 @@ import contextlib
 import importlib.resources
 import os
 from collections.abc import Iterator, Sequence
-from datetime import date, datetime
+from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
@@ -389,14 +389,13 @@ class Catalog:
     # -- attempts --------------------------------------------------------------------------------------
 
     def _attempt_started(self, event: AttemptStarted) -> list[Change]:
-        started_ms = int(datetime.fromisoformat(event.at).timestamp() * 1000)
         self.db.execute(
             "UPDATE entries SET attempts = ?, reason = '' WHERE id = ?", (event.attempt, event.id)
         )
         self.db.execute(
             "INSERT INTO attempts SELECT n, ?, ?, '', ?, 0, '', '{}', '', '[]', ?, 0, 1"
             " FROM entries WHERE id = ?",
-            (event.attempt, event.cause, started_ms, event.code, event.id),
+            (event.attempt, event.cause, event.at_ms, event.code, event.id),
         )
         return self._move(event.id, Status.CONVERTING, 0, event.seq)
 

@@ -1,6 +1,5 @@
 """Jobs in the catalog: how their events change the rows, and the questions asked of them."""
 
-from datetime import datetime
 from typing import NamedTuple
 
 import apsw
@@ -31,13 +30,12 @@ class JobRow(NamedTuple):
 
 def apply(db: apsw.Connection, event: JobCreated | JobChanged) -> None:
     """Inside the transaction of Catalog.apply."""
-    at_ms = int(datetime.fromisoformat(event.at).timestamp() * 1000)
     if isinstance(event, JobCreated):
         uid, program = (event.actor.uid, event.actor.program) if event.actor else (-1, "")
         request = msgspec.json.encode(event.request).decode()
         db.execute(
             "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, 0, 0, 0, 0, 0, 0, '')",
-            (event.job, event.work, request, JobState.QUEUED, uid, program, at_ms),
+            (event.job, event.work, request, JobState.QUEUED, uid, program, event.at_ms),
         )
         return
     db.execute(
@@ -45,8 +43,8 @@ def apply(db: apsw.Connection, event: JobCreated | JobChanged) -> None:
         " started_ms = CASE WHEN ?2 = ?9 AND started_ms = 0 THEN ?8 ELSE started_ms END,"
         " ended_ms = CASE WHEN ?10 THEN ?8 ELSE 0 END WHERE job = ?1",
         (
-            event.job, event.state, event.total, event.done, event.failed, event.skipped, event.error, at_ms,
-            JobState.RUNNING, event.state in JOB_ENDS,
+            event.job, event.state, event.total, event.done, event.failed, event.skipped, event.error,
+            event.at_ms, JobState.RUNNING, event.state in JOB_ENDS,
         ),
     )  # fmt: skip
 

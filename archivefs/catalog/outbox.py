@@ -1,6 +1,5 @@
 """The outbox in the catalog: how its events change the rows, and the questions asked of them."""
 
-from datetime import datetime
 from typing import NamedTuple
 
 import apsw
@@ -59,12 +58,11 @@ def queue(db: apsw.Connection, event: AttemptFinished | Replayed) -> None:
     """The reports of an attempt are to be delivered."""
     if not event.report_ids:
         return
-    queued_ms = int(datetime.fromisoformat(event.at).timestamp() * 1000)
     n, converter_id = db.execute("SELECT n, converter_id FROM entries WHERE id = ?", (event.id,)).get
     for ordinal, report_id in enumerate(event.report_ids, 1):
         db.execute(
             "INSERT INTO outbox VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, 0)",
-            (n, event.attempt, ordinal, converter_id, Submission.QUEUED, report_id, event.seq, queued_ms),
+            (n, event.attempt, ordinal, converter_id, Submission.QUEUED, report_id, event.seq, event.at_ms),
         )
     _count(db, converter_id, Submission.QUEUED, len(event.report_ids))
 
@@ -88,6 +86,21 @@ def decided(db: apsw.Connection, event: DeliveryDecided) -> None:
     """A person queued a report again, or dropped it."""
     _become(db, (event.id, event.attempt, event.ordinal), event.state, 0, "0")
     db.execute("UPDATE entries SET changed_seq = ? WHERE id = ?", (event.seq, event.id))
+
+
+def given_up(db: apsw.Connection, n: int) -> None:
+    """Nothing is left of an entry that could be delivered."""
+    rows = db.execute(
+        "SELECT converter_id, state, count(*) FROM outbox WHERE n = ? AND state NOT IN (?, ?) GROUP BY state",
+        (n, Submission.SENT, Submission.DROPPED),
+    )
+    for converter_id, state, reports in list(rows):
+        _count(db, converter_id, Submission(state), -reports)
+        _count(db, converter_id, Submission.DROPPED, reports)
+        db.execute(
+            "UPDATE outbox SET state = ?, due_ms = 0 WHERE n = ? AND state = ?",
+            (Submission.DROPPED, n, state),
+        )
 
 
 def _become(

@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from typing import NamedTuple
 
 import apsw
 
+from archivefs.catalog import outbox
 from archivefs.events import (
     Event,
     HoldAdded,
@@ -18,7 +18,7 @@ from archivefs.events import (
     PurgeEnded,
     Retained,
 )
-from archivefs.states import STATUSES, Status, Submission
+from archivefs.states import STATUSES, Status
 
 _PURGED = STATUSES.index(Status.PURGED)
 
@@ -100,28 +100,30 @@ def merged(holes: Sequence[Hole]) -> list[Hole]:
 
 def apply(db: apsw.Connection, event: Event) -> None:
     """What changes no entry."""
-    at_ms = _milliseconds(event)
     uid, program = (event.actor.uid, event.actor.program) if event.actor else (-1, "")
     match event:
         case Planned():
             db.execute(
                 "INSERT INTO plans VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0, -1, 0, 0, 0, 0)",
-                (event.plan, event.scope, event.entries, event.bytes, event.sha256, event.erase, at_ms, uid,
-                 program),
+                (event.plan, event.scope, event.entries, event.bytes, event.sha256, event.erase, event.at_ms,
+                 uid, program),
             )  # fmt: skip
         case PurgeBegun():
-            db.execute("UPDATE plans SET begun_ms = ?, by_uid = ? WHERE plan = ?", (at_ms, uid, event.plan))
+            db.execute(
+                "UPDATE plans SET begun_ms = ?, by_uid = ? WHERE plan = ?", (event.at_ms, uid, event.plan)
+            )
         case PurgeEnded():
             db.execute(
                 "UPDATE plans SET ended_ms = ?, kept = ?, freed = ? WHERE plan = ?",
-                (at_ms, event.kept, event.bytes, event.plan),
+                (event.at_ms, event.kept, event.bytes, event.plan),
             )
         case HoldAdded():
             db.execute(
                 "INSERT INTO holds VALUES (NULL, ?, ?, ?, ?,"
                 " coalesce((SELECT n FROM entries WHERE id = ?), 0), ?, ?, ?, 0, 0, '', -1)",
-                (event.hold, event.query, event.reason, event.future, event.last, event.seq, at_ms, uid),
-            )
+                (event.hold, event.query, event.reason, event.future, event.last, event.seq, event.at_ms,
+                 uid),
+            )  # fmt: skip
         case HoldCovered():
             hold_id = db.execute("SELECT hold_id FROM holds WHERE name = ?", (event.hold,)).get
             db.executemany(
@@ -132,7 +134,7 @@ def apply(db: apsw.Connection, event: Event) -> None:
         case HoldReleased():
             db.execute(
                 "UPDATE holds SET released_ms = ?, released = ?, released_by = ? WHERE name = ?",
-                (at_ms, event.reason, uid, event.hold),
+                (event.at_ms, event.reason, uid, event.hold),
             )
         case Retained():
             db.execute(
@@ -146,7 +148,7 @@ def purged(db: apsw.Connection, event: Purged) -> Iterator[tuple[int, str, int, 
     """Let entries go; of each that was there number, id, converter, day, status before, size, length of its
     record, and whether it had a report.
     """
-    at_ms, count = _milliseconds(event), 0
+    at_ms, count = event.at_ms, 0
     for each in event.entries:
         row = db.execute(
             "SELECT n, id, converter_id, day, status, size, length, reports > 0, segment_id, offset,"
@@ -184,29 +186,7 @@ def _let_go(db: apsw.Connection, n: int, plan: int) -> None:
     db.execute(
         "UPDATE contents SET segment_id = 0, offset = 0, header = 0, stored = 0, length = 0 WHERE n = ?", (n,)
     )
-    _drop_unsent(db, n)
-
-
-def _drop_unsent(db: apsw.Connection, n: int) -> None:
-    """Nothing is left of an entry that could be delivered."""
-    rows = list(
-        db.execute(
-            "SELECT converter_id, state, count(*) FROM outbox WHERE n = ? AND state NOT IN (?, ?)"
-            " GROUP BY state",
-            (n, Submission.SENT, Submission.DROPPED),
-        )
-    )
-    for converter_id, state, count in rows:
-        for each, sign in ((state, -1), (Submission.DROPPED, 1)):
-            db.execute(
-                "INSERT INTO outbox_totals VALUES (?, ?, ?)"
-                " ON CONFLICT DO UPDATE SET reports = reports + excluded.reports",
-                (converter_id, each, sign * count),
-            )
-        db.execute(
-            "UPDATE outbox SET state = ?, due_ms = 0 WHERE n = ? AND state = ?",
-            (Submission.DROPPED, n, state),
-        )
+    outbox.given_up(db, n)
 
 
 def gone(db: apsw.Connection, segment: str) -> None:
@@ -214,10 +194,6 @@ def gone(db: apsw.Connection, segment: str) -> None:
     db.execute(
         "DELETE FROM holes WHERE segment_id = (SELECT segment_id FROM segments WHERE name = ?)", (segment,)
     )
-
-
-def _milliseconds(event: Event) -> int:
-    return int(datetime.fromisoformat(event.at).timestamp() * 1000)
 
 
 # -- reading -------------------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 
 from archivefs.control import entries, upkeep
 from archivefs.control.entries import retried
-from archivefs.control.steps import LINE_BYTES, VERSION, Command, Reply, carry_out, words_of
+from archivefs.control.steps import LINE_BYTES, VERSION, Command, Reply, words_of
+from archivefs.steps import carry_out
 
 __all__ = ["COMMANDS", "LINE_BYTES", "VERSION", "Command", "Reply", "carry_out", "retried", "words_of"]
 

@@ -8,7 +8,7 @@ from archivefs import config as configuration
 from archivefs import configuring, names, quarantine, settings
 from archivefs.archive import Archive
 from archivefs.catalog.rows import Entry
-from archivefs.control.steps import Command, Reply, Steps, all_or_error, wanted
+from archivefs.control.steps import Command, Reply, Steps, wanted
 from archivefs.errors import ControlError
 from archivefs.operations import Adopt, Drop, Retry
 from archivefs.parts import Actor
@@ -16,6 +16,7 @@ from archivefs.query import parse
 from archivefs.retention import retaining
 from archivefs.states import Status, Submission
 from archivefs.statuses import RETRIABLE
+from archivefs.steps import made
 from archivefs.submit import decisions
 from archivefs.submit.operations import DecideDelivery
 from archivefs.transaction import GROUP
@@ -28,7 +29,7 @@ def _retry(archive: Archive, words: list[str], actor: Actor) -> Steps:
     said = list[Reply]()
     for start in range(0, len(rows), GROUP):
         group = rows[start : start + GROUP]
-        reasons = all_or_error((yield [Retry(row.id, actor) for row in group]))
+        reasons = made((yield [Retry(row.id, actor) for row in group]))
         for row, reason in zip(group, reasons, strict=True):
             said.append(retried(row, reason))
     return {"entries": said}
@@ -53,7 +54,7 @@ def _outbox(archive: Archive, words: list[str], actor: Actor) -> Steps:
     state = Submission.QUEUED if what == "retry" else Submission.DROPPED
     items = [item for id_ in ids for item in decisions.named(archive, id_, state)]
     operations = [DecideDelivery(item.id, item.attempt, item.ordinal, state, actor) for item in items]
-    all_or_error((yield [*operations]))
+    made((yield [*operations]))
     return {"reports": [{"id": each.id, "report_id": each.report_id, "state": str(state)} for each in items]}
 
 
@@ -70,13 +71,13 @@ def _quarantine(archive: Archive, words: list[str], actor: Actor) -> Steps:
     said = list[Reply]()
     for thing in things:
         if what == "drop" and quarantine.is_kept(archive.root, thing):
-            all_or_error((yield [quarantine.dropping(archive.root, thing, actor)]))
+            made((yield [quarantine.dropping(archive.root, thing, actor)]))
             quarantine.remove(archive.root, thing)
             said.append({"removed": thing})
             continue
         id_ = archive.reader.get(thing).id
         operation = Adopt(id_, actor) if what == "adopt" else Drop(id_, actor)
-        (status,) = all_or_error((yield [operation]))
+        (status,) = made((yield [operation]))
         said.append({"id": id_, "status": str(status) if what == "adopt" else str(Status.REJECTED)})
     return {"things": said}
 
@@ -99,7 +100,7 @@ def _config(archive: Archive, words: list[str], actor: Actor) -> Steps:
     retained = retaining.changes(archive, data)
     operation, changes = configuring.begin(archive, data, actor)
     if changes:
-        all_or_error((yield [operation, *retained]))
+        made((yield [operation, *retained]))
         settings.install(archive.root)
     return {"changes": msgspec.to_builtins(changes)}
 

@@ -1,21 +1,21 @@
 """How a command is said and carried out, whichever it is: words in, one JSON object out."""
 
 import shlex
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from archivefs import names
 from archivefs.archive import Archive
 from archivefs.errors import ControlError
 from archivefs.parts import Actor
-from archivefs.transaction import Operation
+from archivefs.steps import Stepwise
 
 VERSION = 1
 """Of what may be written into ``control/``, and of the replies."""
 LINE_BYTES = 64 << 10
 """Longest command (DESIGN, control files)."""
 Reply = dict[str, Any]
-Steps = Generator[list[Operation[Any]], list[Any], Reply]
+Steps = Stepwise[Reply]
 
 
 class Command(NamedTuple):
@@ -53,25 +53,6 @@ def _is_whole(line: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def carry_out(steps: Steps, commit: Callable[[list[Operation[Any]]], list[Any]]) -> Reply:
-    """Do a command; ``commit`` says what each operation made or raised. Raises what the command does."""
-    try:
-        operations = next(steps)
-        while True:
-            operations = steps.send(commit(operations))
-    except StopIteration as end:
-        reply: Reply = end.value
-        return reply
-
-
-def all_or_error(outcomes: list[Any]) -> list[Any]:
-    """What operations made. Raises what undid the first that was undone."""
-    for each in outcomes:
-        if isinstance(each, Exception):
-            raise each
-    return outcomes
 
 
 def wanted(name: str, command: Command, words: list[str], *first: str) -> tuple[str, list[str]]:

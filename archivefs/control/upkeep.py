@@ -2,7 +2,7 @@
 
 import shlex
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from archivefs.control.steps import (
     Command,
     Reply,
     Steps,
-    all_or_error,
     misunderstood,
     number_of,
     options,
@@ -27,7 +26,7 @@ from archivefs.query import NO_LIMIT, parse
 from archivefs.retention import choosing, plans
 from archivefs.retention.choosing import Choice
 from archivefs.retention.operations import AddHold, ReleaseHold
-from archivefs.transaction import Operation
+from archivefs.steps import Stepwise, made
 
 PURGE, VERIFY, REPACK, REPROCESS, REPRODUCE = "purge", "verify", "repack", "reprocess", "reproduce"
 """Kinds of work (``jobs/works``)."""
@@ -37,9 +36,9 @@ REPLAY_SECONDS = 0.003
 """What a replay takes beside the conversion itself (tools/bench, "replay")."""
 
 
-def job(work: str, request: dict[str, Any], actor: Actor) -> Generator[list[Operation[Any]], list[Any], int]:
+def job(work: str, request: dict[str, Any], actor: Actor) -> Stepwise[int]:
     """Queue long work; its number."""
-    (number,) = all_or_error((yield [CreateJob(work, request, actor)]))
+    (number,) = made((yield [CreateJob(work, request, actor)]))
     return int(number)
 
 
@@ -156,7 +155,7 @@ def _hold(archive: Archive, words: list[str], actor: Actor) -> Steps:
         given, others = options(rest, "hold", "reason")
         if others or not given.get("hold") or not given.get("reason"):
             raise misunderstood("hold", COMMANDS["hold"], words)
-        all_or_error((yield [ReleaseHold(given["hold"], given["reason"], actor)]))
+        made((yield [ReleaseHold(given["hold"], given["reason"], actor)]))
         return {"hold": given["hold"], "state": "released"}
     if verb != "add":
         raise misunderstood("hold", COMMANDS["hold"], words)
@@ -176,7 +175,7 @@ def _hold(archive: Archive, words: list[str], actor: Actor) -> Steps:
     if name != names.safe(name) or not name.strip():
         raise ControlError(f"hold: the name {names.safe(name)!r} cannot be written in a line")
     hold = AddHold(name, shlex.join(query), given["reason"], ids, archive.reader.last_id(), future, actor)
-    all_or_error((yield [hold]))
+    made((yield [hold]))
     return {"hold": name, "entries": len(ids), "future": future}
 
 

@@ -17,6 +17,7 @@ from archivefs.jobs.job import CreateJob
 from archivefs.retention import choosing, plans, retaining
 from archivefs.retention.choosing import Choice
 from archivefs.retention.gate import Rule
+from archivefs.steps import carry_out
 
 log = logging.getLogger(__name__)
 
@@ -99,12 +100,9 @@ class Enforcement:
     def _plan(self, choice: Choice) -> int:
         with Archive.open_as_it_is(self._archive.root) as reading:
             steps = plans.make(reading, choice, None)
-            try:
-                operations = next(steps)
-                while True:
-                    operations = steps.send(trio.from_thread.run(self._committer.submit_all, operations))
-            except StopIteration as end:
-                return int(end.value)
+            return carry_out(
+                steps, lambda operations: trio.from_thread.run(self._committer.submit_all, operations)
+            )
 
     async def _retain(self) -> None:
         """Note in the journal until when converters are retained, so that no one shortens it unseen."""

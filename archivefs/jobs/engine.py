@@ -20,10 +20,11 @@ from archivefs.committer import Committer
 from archivefs.convert.replay import Replayer
 from archivefs.errors import ArchiveError, JobError
 from archivefs.jobs import job as jobs
-from archivefs.jobs.job import ChangeJob, CreateJob, Job, Progress, Result, Steps, Work
+from archivefs.jobs.job import ChangeJob, CreateJob, Job, Progress, Work
 from archivefs.operations import KeepCode
 from archivefs.parts import Actor
 from archivefs.states import JOB_ENDS, JobState
+from archivefs.steps import Commit, carry_out, made
 from archivefs.transaction import Operation
 
 log = logging.getLogger(__name__)
@@ -33,8 +34,6 @@ YIELD, LONGEST_YIELD = 3.0, 0.5
 three of four saves meet none of it (tools/bench, "work")."""
 KEPT_MS = 30 * 86_400_000
 """How long errors and results of a job that ended are kept."""
-Commit = Callable[[list[Operation[Any]]], list[Any]]
-"""Commits operations together; gives what each made, or the ``ArchiveError`` that undid it."""
 
 
 class _StoppedError(Exception):
@@ -63,20 +62,6 @@ class Wanted:
             raise _StoppedError(self._state)
 
 
-def drive(steps: Steps, commit: Commit, check: Callable[[], object]) -> Result:
-    """Do the work. Raises what it raises, and what ``check`` raises between two steps."""
-    try:
-        operations = next(steps)
-        while True:
-            check()
-            operations = steps.send(commit(operations) if operations else [])
-    except StopIteration as end:
-        result: Result = end.value
-        return result
-    finally:
-        steps.close()
-
-
 def run(
     archive: Archive,
     job: Job,
@@ -92,30 +77,24 @@ def run(
         check()
 
     job.commit = commit
-    _note(commit, job.change(JobState.RUNNING))
+    made(commit([job.change(JobState.RUNNING)]))
     try:
-        result = drive(work(archive, job), commit, between)
+        result = carry_out(work(archive, job), commit, between)
     except _StoppedError as stopped:
         if stopped.state is not None:
-            _note(commit, job.change(stopped.state))
+            made(commit([job.change(stopped.state)]))
         return stopped.state
     except (ArchiveError, OSError) as error:
         log.error("job %d (%s) failed: %s", job.number, job.work, error)
-        _note(commit, job.change(JobState.FAILED, str(error)))
+        made(commit([job.change(JobState.FAILED, str(error))]))
         return JobState.FAILED
     except Exception as error:
         log.exception("job %d (%s) failed", job.number, job.work)
-        _note(commit, job.change(JobState.FAILED, f"a bug: {error!r}"))
+        made(commit([job.change(JobState.FAILED, f"a bug: {error!r}")]))
         return JobState.FAILED
     job.keep_result(result)
-    _note(commit, job.change(JobState.DONE))
+    made(commit([job.change(JobState.DONE)]))
     return JobState.DONE
-
-
-def _note(commit: Commit, operation: ChangeJob) -> None:
-    (outcome,) = commit([operation])
-    if isinstance(outcome, Exception):
-        raise outcome
 
 
 class Engine:

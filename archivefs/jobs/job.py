@@ -7,7 +7,7 @@
 import contextlib
 import shutil
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from archivefs.errors import ArchiveError, JobError
 from archivefs.events import JobChanged, JobCreated
 from archivefs.parts import Actor
 from archivefs.states import JOB_ENDS, JobState
+from archivefs.steps import Commit, Stepwise, made
 from archivefs.store.durable import make_dirs, replacing
 from archivefs.transaction import Operation, Transaction
 
@@ -29,9 +30,8 @@ ERRORS, RESULT, POSITION = "errors.jsonl", "result.json", "position.json"
 ERRORS_BYTES = 16 << 20
 """Most bytes of errors.jsonl; what does not fit is counted only."""
 Result = dict[str, Any]
-Steps = Generator[list[Operation[Any]], list[Any], Result]
-"""Work: yields operations that are to be committed together (none: a good moment to be stopped), is sent what
-each made or raised, and returns its result. Run again after any stop, it does nothing twice."""
+Steps = Stepwise[Result]
+"""Work; run again after any stop, it does nothing twice."""
 Work = Callable[[Archive, "Job"], Steps]
 
 
@@ -76,7 +76,7 @@ class Job:
         self.progress = Progress(row.total, row.done, row.failed, row.skipped)
         self.progress.before = self.progress.gone
         self.folder = root / FOLDER / str(row.job)
-        self.commit: Callable[[list[Operation[Any]]], list[Any]] | None = None
+        self.commit: Commit | None = None
         self.replayer: Callable[[list[Task]], list[Done | ArchiveError]] | None = None
         self.sleep: Callable[[float], object] = time.sleep
 
@@ -93,9 +93,7 @@ class Job:
     def commit_one(self, operation: Operation[Any]) -> Any:  # noqa: ANN401  whatever the operation makes
         """For work that cannot yield: commit in its midst. Raises what undid the operation."""
         assert self.commit is not None
-        (outcome,) = self.commit([operation])
-        if isinstance(outcome, Exception):
-            raise outcome
+        (outcome,) = made(self.commit([operation]))
         return outcome
 
     def error(self, **facts: object) -> None:

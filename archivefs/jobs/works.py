@@ -1,6 +1,6 @@
 """The kinds of long work, each as the steps of a job."""
 
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -13,7 +13,7 @@ from archivefs.jobs.job import Job, Steps, Work
 from archivefs.query import parse
 from archivefs.retention import choosing, plans
 from archivefs.retention import purge as purging
-from archivefs.transaction import Operation
+from archivefs.steps import Stepwise
 from archivefs.verify.findings import Severity
 from archivefs.verify.verify import Scope, verify
 
@@ -62,7 +62,7 @@ def verification(archive: Archive, job: Job) -> Steps:
     return {key: position[key] for key in ("records", "bytes", "findings")}
 
 
-def _make_room(archive: Archive, job: Job) -> Generator[list[Operation[Any]], list[Any], None]:
+def _make_room(archive: Archive, job: Job) -> Stepwise[None]:
     """Before work that needs space: let go what retention wants to go anyway, and promises nobody."""
     choice = choosing.by_policies(archive)
     chosen = [each for each in choice.chosen if not each.is_early]

@@ -3,9 +3,8 @@
 import contextlib
 import hashlib
 from collections import defaultdict
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -17,15 +16,13 @@ from archivefs.parts import Actor, Purging
 from archivefs.retention.choosing import Choice, Chosen
 from archivefs.retention.gate import Gate, Rule
 from archivefs.retention.operations import MakePlan
+from archivefs.steps import Stepwise, made
 from archivefs.store import holes
 from archivefs.store.durable import make_dirs, replacing
-from archivefs.transaction import Operation
 
 FOLDER = "plans"
 SHOWN = 10
 """Entries that an error names one by one."""
-MakingSteps = Generator[list[Operation[Any]], list[Any], int]
-"""Yields operations, is sent what each made, returns the number of the plan."""
 
 
 class Listed(msgspec.Struct, frozen=True):
@@ -41,8 +38,8 @@ def path_of(root: Path, plan: int) -> Path:
     return root / FOLDER / f"{plan}.jsonl"
 
 
-def make(archive: Archive, choice: Choice, actor: Actor | None) -> MakingSteps:
-    """Write what was chosen as a plan. Raises ``OSError``."""
+def make(archive: Archive, choice: Choice, actor: Actor | None) -> Stepwise[int]:
+    """Write what was chosen as a plan; its number. Raises ``OSError``."""
     lines = [msgspec.json.encode(Listed(each.id, each.why, each.length)) + b"\n" for each in choice.chosen]
     digest = hashlib.sha256(b"".join(lines)).hexdigest()
     gain = _gain(archive, choice.chosen)
@@ -55,10 +52,8 @@ def make(archive: Archive, choice: Choice, actor: Actor | None) -> MakingSteps:
             plan=number, scope=choice.scope, entries=len(lines), bytes=gain, sha256=digest,
             erase=choice.rule is Rule.ERASE, actor=actor,
         )  # fmt: skip
-        (made,) = yield [MakePlan(event)]
-        if isinstance(made, Exception):
-            raise made
-        if made is not None:
+        (taken,) = made((yield [MakePlan(event)]))
+        if taken is not None:
             return number
 
 
@@ -69,9 +64,9 @@ def _gain(archive: Archive, chosen: Sequence[Chosen]) -> int:
         for segment, hole in archive.reader.purges.places(each.n):
             new[segment].append(hole)
     wanted = {}
-    for segment, made in new.items():
+    for segment, found in new.items():
         before = archive.reader.purges.segment_holes(segment)
-        then = merged([*before, *made])
+        then = merged([*before, *found])
         wanted[segment] = (before, then, is_removable(archive, segment, then))
     return holes.gain(archive.root / "content", wanted)
 

@@ -5,9 +5,9 @@ bytes are cleared and the segments synced, or removed where nothing else is in t
 event). What was begun is found by ``unfinished``, and doing any of it again changes nothing.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from archivefs.archive import Archive
 from archivefs.operations import RemoveSegments
@@ -15,8 +15,8 @@ from archivefs.parts import Actor
 from archivefs.retention import plans
 from archivefs.retention.operations import BeginPurge, EndPurge, Purge
 from archivefs.states import Status
+from archivefs.steps import Stepwise, made
 from archivefs.store import holes
-from archivefs.transaction import Operation
 
 BATCH = 100
 """Entries of one commit: about 4 ms in which nothing else is committed (tools/bench, "work")."""
@@ -33,12 +33,11 @@ class Result(NamedTuple):
 
 Progress = Callable[[int, int], None]
 """Called with the entries that are done, and all of them."""
-PurgeSteps = Generator[list[Operation[Any]], list[Any], Result]
 
 
 def carry_out(
     archive: Archive, plan: int, actor: Actor | None, progress: Progress = lambda done, total: None
-) -> PurgeSteps:
+) -> Stepwise[Result]:
     """Purge what a plan lists: all of it, or nothing where something in it is protected now.
 
     What comes to be protected when the purge has begun is kept, and told. Raises ``RetentionError``,
@@ -53,12 +52,12 @@ def carry_out(
     if not row.begun_ms:
         checked = archive.reader.changed_seq()
         plans.check(archive, row, entries)
-        _made((yield [BeginPurge(plan, actor)]))
+        made((yield [BeginPurge(plan, actor)]))
     left = [each for each in entries if not (row.begun_ms and _is_purged(archive, each.id))]
     done, kept = len(entries) - len(left), list[tuple[str, str]]()
     queue = iter(left)
     while batch := [(plans.purging(each), plans.rule_of(row, each)) for each in islice(queue, BATCH)]:
-        (found,) = _made((yield [Purge(plan, batch, checked)]))
+        (found,) = made((yield [Purge(plan, batch, checked)]))
         kept += found
         done += len(batch)
         progress(done, len(entries))
@@ -67,7 +66,7 @@ def carry_out(
         freed += yield from _clear(archive, segment)
     if row.begun_ms:  # what was given back before the stop is not measured
         freed = max(freed, row.bytes)
-    _made((yield [EndPurge(plan, freed, len(kept))]))
+    made((yield [EndPurge(plan, freed, len(kept))]))
     plans.discard(archive.root, plan)
     return Result(plan, plans.get(archive, plan).purged, freed, kept)
 
@@ -77,20 +76,13 @@ def _is_purged(archive: Archive, id_: str) -> bool:
     return entry is None or entry.status is Status.PURGED
 
 
-def _clear(archive: Archive, segment: str) -> Generator[list[Operation[Any]], list[Any], int]:
+def _clear(archive: Archive, segment: str) -> Stepwise[int]:
     """Let the bytes of a segment go; how many the disk got back."""
     path, found = archive.root / "content" / segment, archive.reader.purges.segment_holes(segment)
     before = holes.allocated([path])
     if plans.is_removable(archive, segment, found):
-        (gone,) = _made((yield [RemoveSegments([segment])]))
+        (gone,) = made((yield [RemoveSegments([segment])]))
         if gone:
             return before
     holes.punch(path, found)
     return before - holes.allocated([path])
-
-
-def _made(outcomes: list[Any]) -> list[Any]:
-    for each in outcomes:
-        if isinstance(each, Exception):
-            raise each
-    return outcomes

@@ -18,7 +18,7 @@ LAYERS = [
     ("store", "catalog"),
     ("packing", "statuses"),
     ("transaction",),
-    ("operations",),
+    ("operations", "steps"),
     ("reopening", "settings"),
     ("archive",),
     ("bulk", "committer", "configuring", "describe", "quarantine", "restoring", "statistics"),
