@@ -13,11 +13,10 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 
 import trio
 
-from archivefs import attributes
+from archivefs import attributes, names
 from archivefs.archive import Archive
 from archivefs.catalog.catalog import Change
 from archivefs.catalog.rows import Entry
@@ -40,6 +39,8 @@ REMEMBERED = 1000
 """Files that editors set aside, by name; more than these are not saved at the same time."""
 PAGE_BYTES = 4096
 """What a file system writes at once: a power cut leaves a page as it was, as it is, or zero."""
+COMM_BYTES = 64
+"""Room for the name of a program, which has 16 (proc(5)); that of a thread of the kernel is longer."""
 RETRY_SECONDS = 5.0
 """When to try again what could not be captured at release, where no program can be told."""
 
@@ -422,8 +423,8 @@ def _is_remnant(fd: int, pieces: Iterable[bytes], size: int) -> bool:
 
 def actor_of(uid: int, pid: int) -> Actor:
     """Who writes: the uid that the kernel gives, and the name of the program where it still runs."""
-    try:
-        program = Path(f"/proc/{pid}/comm").read_text().strip() if pid > 0 else ""
-    except (OSError, UnicodeDecodeError):
-        program = ""
-    return Actor(uid=uid, program=program)
+    program = b""
+    if pid > 0:
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/comm", "rb", buffering=0) as comm:  # noqa: PTH123
+            program = comm.read(COMM_BYTES)
+    return Actor(uid=uid, program=names.text(program.strip()))

@@ -16,7 +16,6 @@ from archivefs.jobs.engine import Engine
 from archivefs.jobs.job import CreateJob
 from archivefs.retention import choosing, plans, retaining
 from archivefs.retention.choosing import Choice
-from archivefs.retention.gate import Rule
 from archivefs.steps import carry_out
 
 log = logging.getLogger(__name__)
@@ -70,11 +69,10 @@ class Enforcement:
             self._archive.alarms.pop(EARLY, None)
             return
         choice = await trio.to_thread.run_sync(self._choose)
-        early = [each for each in choice.chosen if each.is_early]
-        chosen = choice.chosen if self._is_told(len(early)) else [e for e in choice.chosen if not e.is_early]
-        if chosen:
-            rule = Rule.SIZE if any(each.is_early for each in chosen) else Rule.AGE
-            await self._purge(choice._replace(chosen=chosen, rule=rule))
+        if not self._is_told(sum(each.is_early for each in choice.chosen)):
+            choice = choice.without_early()
+        if choice.chosen:
+            await self._purge(choice)
 
     def _choose(self) -> Choice:
         with Archive.open_as_it_is(self._archive.root) as reading:

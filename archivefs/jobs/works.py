@@ -64,10 +64,9 @@ def verification(archive: Archive, job: Job) -> Steps:
 
 def _make_room(archive: Archive, job: Job) -> Stepwise[None]:
     """Before work that needs space: let go what retention wants to go anyway, and promises nobody."""
-    choice = choosing.by_policies(archive)
-    chosen = [each for each in choice.chosen if not each.is_early]
-    if chosen:
-        plan = yield from plans.make(archive, choice._replace(chosen=chosen), job.actor)
+    choice = choosing.by_policies(archive).without_early()
+    if choice.chosen:
+        plan = yield from plans.make(archive, choice, job.actor)
         yield from purging.carry_out(archive, plan, job.actor)
 
 

@@ -21,25 +21,38 @@ class Chosen(NamedTuple):
 
     n: int
     id: str
+    converter_id: int
     why: str
     length: int
-    is_early: bool
+    is_early: bool = False
 
 
 class Choice(NamedTuple):
-    """What a plan is made of; ``kept``: by the first words of what protects, how many entries stay."""
+    """What a plan is made of; ``kept``: by the first words of what protects, how many entries stay.
+
+    ``erase``: it must go whatever retention says.
+    """
 
     scope: str
-    rule: Rule
     chosen: list[Chosen]
     kept: dict[str, int]
+    erase: bool = False
+
+    def without_early(self) -> "Choice":
+        """What is left where nothing is to go before the promised days are over."""
+        return self._replace(chosen=[each for each in self.chosen if not each.is_early])
 
 
 def by_query(archive: Archive, query: Query, words: str) -> Choice:
     """Everything that a query selects, but for what is protected."""
-    kept: dict[str, int] = {}
-    chosen = list(_queried(archive, query, words, Rule.AGE, kept))
-    return Choice(words or "everything", Rule.AGE, chosen, kept)
+    scope, look = words or "everything", _Look(archive)
+    rows = archive.reader.search(query, newest_first=False)
+    found = (archive.reader.purges.facts(row.n) for row in rows if row.status is not Status.PURGED)
+    chosen = [
+        Chosen(each.n, each.id, each.converter_id, f"asked for: {scope}", each.length)
+        for each in look.allowed(filter(None, found), Rule.AGE)
+    ]
+    return Choice(scope, chosen, look.kept)
 
 
 def to_erase(archive: Archive, id_: str, reason: str) -> Choice:
@@ -48,58 +61,47 @@ def to_erase(archive: Archive, id_: str, reason: str) -> Choice:
     facts = archive.reader.purges.facts(entry.n)
     assert facts is not None
     found = Gate(archive.reader, archive.config, archive.now_ms()).protections(facts, Rule.ERASE)
-    chosen = [] if found else [Chosen(entry.n, entry.id, f"erased: {reason}", facts.length, is_early=False)]
-    return Choice(f"id={entry.id}", Rule.ERASE, chosen, dict.fromkeys(found, 1))
+    chosen = (
+        [] if found else [Chosen(entry.n, entry.id, entry.converter_id, f"erased: {reason}", facts.length)]
+    )
+    return Choice(f"id={entry.id}", chosen, dict.fromkeys(found, 1), erase=True)
 
 
-def _queried(
-    archive: Archive, query: Query, words: str, rule: Rule, kept: dict[str, int]
-) -> Iterator[Chosen]:
-    gate = Gate(archive.reader, archive.config, archive.now_ms())
-    for entry in archive.reader.search(query, newest_first=False):
-        facts = archive.reader.purges.facts(entry.n)
-        if facts is None or entry.status is Status.PURGED:
-            continue
-        found = gate.protections(facts, rule)
-        if found:
-            kind = _kind(found[0])
-            kept[kind] = kept.get(kind, 0) + 1
-        else:
-            yield Chosen(
-                entry.n, entry.id, f"asked for: {words or 'everything'}", facts.length, is_early=False
-            )
-
-
-def _kind(protection: str) -> str:
-    """What protects, without the moment at which it ends for this very entry."""
-    return protection.partition(", until ")[0]
-
-
-class _Policies:
-    """One look at an archive through its policies."""
+class _Look:
+    """One look at an archive at one time; counts what may not go."""
 
     def __init__(self, archive: Archive) -> None:
-        self._archive = archive
-        self._reader = archive.reader
-        self._now_ms = archive.now_ms()
-        self._gate = Gate(archive.reader, archive.config, self._now_ms)
-        self.chosen: dict[int, Chosen] = {}
+        self.now_ms = archive.now_ms()
+        self.gate = Gate(archive.reader, archive.config, self.now_ms)
         self.kept: dict[str, int] = {}
 
-    def _allowed(self, found: Iterable[Facts], rule: Rule) -> Iterator[Facts]:
+    def allowed(self, found: Iterable[Facts], rule: Rule) -> Iterator[Facts]:
+        """Those that nothing protects."""
         for facts in found:
-            if facts.n in self.chosen:
-                continue
-            protections = self._gate.protections(facts, rule)
+            protections = self.gate.protections(facts, rule)
             if not protections:
                 yield facts
-            else:
-                kind = _kind(protections[0])
-                self.kept[kind] = self.kept.get(kind, 0) + 1
+                continue
+            what = protections[0].partition(", until ")[0]  # not the moment at which it ends for this entry
+            self.kept[what] = self.kept.get(what, 0) + 1
+
+
+class _Policies(_Look):
+    """A look through the policies."""
+
+    def __init__(self, archive: Archive) -> None:
+        super().__init__(archive)
+        self._archive = archive
+        self._reader = archive.reader
+        self.chosen: dict[int, Chosen] = {}
+
+    def _new(self, found: Iterable[Facts], rule: Rule) -> Iterator[Facts]:
+        """Those that may go and are not chosen yet."""
+        return self.allowed((facts for facts in found if facts.n not in self.chosen), rule)
 
     def _take(self, facts: Facts, why: str) -> None:
-        early = self._gate.is_promised(facts)
-        self.chosen[facts.n] = Chosen(facts.n, facts.id, why, facts.length, early)
+        early = self.gate.is_promised(facts)
+        self.chosen[facts.n] = Chosen(facts.n, facts.id, facts.converter_id, why, facts.length, early)
 
     def age(self, converter_id: int) -> None:
         """What is older than its policy keeps it."""
@@ -107,9 +109,9 @@ class _Policies:
         days = self._archive.config.policy(name).days
         if days is None:
             return
-        before_ms = self._now_ms - days * DAY_MS
-        for facts in self._allowed(self._reader.purges.oldest(converter_id, before_ms), Rule.AGE):
-            over = datetime.fromtimestamp(self._gate.expires_ms(facts) / 1000, UTC)
+        before_ms = self.now_ms - days * DAY_MS
+        for facts in self._new(self._reader.purges.oldest(converter_id, before_ms), Rule.AGE):
+            over = datetime.fromtimestamp(self.gate.expires_ms(facts) / 1000, UTC)
             self._take(facts, f"days = {days} of {name}, over on {over:%Y-%m-%d}")
 
     def size(self, converter_id: int) -> None:
@@ -118,14 +120,10 @@ class _Policies:
         limit = self._archive.config.policy(name).max_size
         if limit is None:
             return
-        gone = sum(each.length for each in self.chosen.values() if self._is_of(each.n, converter_id))
+        gone = sum(each.length for each in self.chosen.values() if each.converter_id == converter_id)
         excess = self._reader.purges.bytes_of(converter_id) - gone - limit
         found = self._reader.purges.oldest(converter_id, FOREVER_MS)
         self._until(found, excess, f"max_size = {limit} bytes of {name}")
-
-    def _is_of(self, n: int, converter_id: int) -> bool:
-        entry = self._reader.entry(n)
-        return entry is not None and entry.converter_id == converter_id
 
     def total(self, converter_ids: list[int]) -> None:
         """The oldest of all converters, where the archive has more than it may, or the disk too little."""
@@ -148,7 +146,7 @@ class _Policies:
         """Take the oldest until the excess is gone."""
         if excess <= 0:
             return
-        for facts in self._allowed(found, Rule.SIZE):
+        for facts in self._new(found, Rule.SIZE):
             self._take(facts, why)
             excess -= facts.length
             if excess <= 0:
@@ -157,8 +155,8 @@ class _Policies:
 
 def by_policies(archive: Archive, converter: str = "") -> Choice:
     """What the policies want to go now, of one converter or of all. Reads everything that is old enough."""
-    numbers = {name: number for name in _converters(archive) if (number := archive.reader.converter_id(name))}
-    wanted = [number for name, number in numbers.items() if converter in ("", name)]
+    names = [converter] if converter else sorted({each.converter for each in archive.reader.totals()})
+    wanted = [number for name in names if (number := archive.reader.converter_id(name))]
     look = _Policies(archive)
     for each in wanted:
         look.age(each)
@@ -166,13 +164,7 @@ def by_policies(archive: Archive, converter: str = "") -> Choice:
         look.size(each)
     if not converter:
         look.total(wanted)
-    chosen = sorted(look.chosen.values())
-    rule = Rule.SIZE if any(each.is_early for each in chosen) else Rule.AGE
-    return Choice(f"retention of {converter or 'all converters'}", rule, chosen, look.kept)
-
-
-def _converters(archive: Archive) -> list[str]:
-    return sorted({total.converter for total in archive.reader.totals()})
+    return Choice(f"retention of {converter or 'all converters'}", sorted(look.chosen.values()), look.kept)
 
 
 def explain(archive: Archive, id_: str) -> dict[str, object]:

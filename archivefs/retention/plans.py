@@ -50,7 +50,7 @@ def make(archive: Archive, choice: Choice, actor: Actor | None) -> Stepwise[int]
             out.writelines(lines)
         event = Planned(
             plan=number, scope=choice.scope, entries=len(lines), bytes=gain, sha256=digest,
-            erase=choice.rule is Rule.ERASE, actor=actor,
+            erase=choice.erase, actor=actor,
         )  # fmt: skip
         (taken,) = made((yield [MakePlan(event)]))
         if taken is not None:
