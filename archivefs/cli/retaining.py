@@ -162,10 +162,11 @@ def apply_(root: Path, plan: int, yes: bool, as_json: bool) -> None:
 @json_option
 def enforce(root: Path, converter: str | None, yes: bool, as_json: bool) -> None:
     """Purge now what the policies want to go; a mounted archive does so by itself every few minutes."""
-    with Archive.open_for_reading(root) as archive:
-        choice = choosing.by_policies(archive, converter or "")
-    if choice.chosen:
-        _confirm(f"Purge {len(choice.chosen)} entries for good?", yes=yes)
+    if not yes:
+        with Archive.open_for_reading(root) as archive:
+            choice = choosing.by_policies(archive, converter or "")
+        if choice.chosen:
+            _confirm(f"Purge {len(choice.chosen)} entries for good?", yes=yes)
     words = ["enforce", *([f"converter={converter}"] if converter else [])]
     reply = tell(root, "retention", words, "archivefs retention enforce")
     if reply["plan"] is None:

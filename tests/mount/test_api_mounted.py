@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from mount_parts import Make, Mounted, config, converter
 
-from archivefs.api import open_archive
+from archivefs import blocking
 from archivefs.errors import QueryError
 
 CODE = """
@@ -29,7 +29,7 @@ def past(mounted: Make, tmp_path: Path) -> Mounted:
 
 
 def test_a_replay_and_a_policy_go_through_the_mount(past: Mounted) -> None:
-    archive = open_archive(past.root)
+    archive = blocking.Archive(past.root)
     told: list[tuple[int, int, str | None]] = []
     result = archive.reprocess("converter=ict", progress=lambda *each: told.append(each), compare=True)
     assert (result["job"], result["successful"], result["comparison"]["identical"]) == (1, 3, 3)
@@ -44,7 +44,7 @@ def test_a_replay_and_a_policy_go_through_the_mount(past: Mounted) -> None:
 
 def test_what_the_mount_refuses_is_the_same_error(past: Mounted) -> None:
     with pytest.raises(QueryError, match='unknown key "stauts"'):
-        open_archive(past.root).reprocess("stauts=failed")
+        blocking.Archive(past.root).reprocess("stauts=failed")
 
 
 def test_what_progress_raises_comes_out_and_the_job_goes_on(past: Mounted) -> None:
@@ -52,6 +52,6 @@ def test_what_progress_raises_comes_out_and_the_job_goes_on(past: Mounted) -> No
         raise LookupError("enough")
 
     with pytest.raises(LookupError, match="enough"):
-        open_archive(past.root).reprocess("converter=ict", progress=progress)
+        blocking.Archive(past.root).reprocess("converter=ict", progress=progress)
     file = past.point / "jobs/1/progress"
     past.wait_for("the job's end", lambda: "reprocess done" in file.read_text(), 60)
