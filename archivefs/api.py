@@ -74,10 +74,10 @@ class Archive:
         ``progress`` is called by one task, one call after the other; while it is awaited the job goes on, and
         of what passes meanwhile it is told the last only.
 
-        Cancelled, or when ``progress`` raises: the job of an archive that is mounted goes on. Without a mount
-        it is paused: conversions that run are broken off, nothing of them is recorded, and the call comes
-        back when the workers have ended and nothing is locked any more. Where that comes before the job is
-        made, there is none; in between a job may have been made that nobody waits for.
+        Cancelled, by Ctrl-C, or when ``progress`` raises: the job of an archive that is mounted goes on.
+        Without a mount it is paused: conversions that run are broken off, nothing of them is recorded, and
+        the call comes back when the workers have ended and nothing is locked any more. A call that is
+        cancelled before it begins makes no job; one that is cancelled in its last moment may have ended it.
         """
         words = blocking.replay_words(query, **options)
         return await _followed(self.root, REPROCESS, words, progress)
@@ -146,27 +146,29 @@ async def _in_thread(call: Callable[..., T], *given: object) -> T:
 async def _followed(
     root: Path, command: str, words: list[str], progress: OnProgress | None
 ) -> dict[str, Any]:
-    """Ask for a job in a thread and wait for its end here, telling of its progress."""
+    """Ask for a job in a thread, and tell of its progress until it has ended."""
     wanted = Wanted()
     news = _News(progress)
-    follow = partial(blocking.follow, root, command, words, news.say, wanted)
-    failed: Exception | None = None
+    ended: outcome.Outcome[dict[str, Any]] | None = None
+    failed: BaseException | None = None
 
-    async def tell() -> None:
-        nonlocal failed
-        try:
+    async def follow() -> None:
+        nonlocal ended
+        call = partial(blocking.follow, root, command, words, news.say, wanted)
+        ended = await trio.to_thread.run_sync(outcome.capture, call)
+        news.end()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(follow)
+        try:  # here, for a task that waits for a thread would not be told of Ctrl-C
             await news.tell()
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
             failed = error
         finally:
             wanted.stop(JobState.PAUSED)  # which means nothing to a job that has ended
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(tell)
-        ended = await trio.to_thread.run_sync(outcome.capture, follow)
-        news.end()
     if failed is not None:
         raise failed
+    assert ended is not None
     return ended.unwrap()
 
 

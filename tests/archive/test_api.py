@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from archive_parts import ROOT, capture, commit
+from archive_parts import ROOT, capture, child_command, child_environment, commit
 
 import archivefs
 from archivefs import blocking, watching
@@ -26,7 +27,7 @@ from archivefs.errors import (
 )
 from archivefs.events import Configured
 from archivefs.jobs import engine
-from archivefs.jobs.job import Job
+from archivefs.jobs.job import CreateJob, Job, describe, get
 from archivefs.jobs.replaying import CHUNK
 from archivefs.states import JobState
 from archivefs.store.journal import Journal
@@ -181,13 +182,25 @@ def test_a_priority_that_there_is_not_is_refused(archive: blocking.Archive) -> N
             ask("converter=ict-csv", priority=10)
 
 
+def test_a_job_of_a_journal_that_knows_no_priorities_has_that_of_its_kind(archive: blocking.Archive) -> None:
+    with Archive(archive.root) as opened:
+        works: list[tuple[str, dict[str, object]]] = [
+            ("reprocess", {"query": ["name=SN101.csv"]}),
+            ("verify", {}),
+        ]
+        first, second = [opened.commit_one(CreateJob(work, request)) for work, request in works]
+        assert describe(get(opened, first))["priority"] == 8
+        assert describe(get(opened, second))["priority"] == 5
+    assert watching.finish(archive.root, first, lambda _: None)["successful"] == 1
+
+
 # -- on trio -------------------------------------------------------------------------------------------------
 
 
-def at_rest(root: Path) -> None:
+async def at_rest(root: Path) -> None:
     """No thread works, no process of the archive's runs, nothing of it is open or locked."""
     assert trio.to_thread.current_default_thread_limiter().borrowed_tokens == 0
-    assert workers(root) == []
+    await until(lambda: not workers(root))  # the kernel ends them with the one that was ended
     assert open_files(root) == []
     Archive(root).close()
 
@@ -229,7 +242,7 @@ async def test_entries_come_by_pages_and_a_loop_may_be_left(root: Path) -> None:
     async for entry in archive.entries("converter=ict-csv"):
         assert entry["id"] == everything[0]
         break
-    at_rest(root)
+    await at_rest(root)
     seen = list[str]()
     with trio.CancelScope() as scope:
         async for entry in archive.entries():
@@ -237,7 +250,7 @@ async def test_entries_come_by_pages_and_a_loop_may_be_left(root: Path) -> None:
             if len(seen) == count:
                 scope.cancel()
     assert (seen, scope.cancelled_caught) == (everything[:count], True)
-    at_rest(root)
+    await at_rest(root)
     with pytest.raises(archivefs.ArchiveError, match="unknown key"):
         [each async for each in archive.entries("stauts=failed")]
 
@@ -274,7 +287,7 @@ async def test_progress_is_told_in_the_task_of_the_caller(root: Path) -> None:
     oldest = [each["id"] async for each in archive.entries("name=more.csv")][-5]
     assert (result["job"], plain[-1]) == (2, (5, 5, oldest))
     assert (await archive.reproduce("name=more.csv limit=5", progress=lambda *now: None))["reproduced"] == 5
-    at_rest(root)
+    await at_rest(root)
 
 
 async def test_what_an_async_progress_raises_pauses_the_job_and_comes_out_as_it_is(root: Path) -> None:
@@ -287,7 +300,7 @@ async def test_what_an_async_progress_raises_pauses_the_job_and_comes_out_as_it_
     with pytest.raises(LookupError, match="enough"):
         await archivefs.reprocess(root, "converter=ict-csv", progress=progress)
     assert state(blocking.Archive(root)) == JobState.PAUSED
-    at_rest(root)
+    await at_rest(root)
 
 
 async def test_a_cancelled_job_is_paused_at_once_and_goes_on_later(root: Path) -> None:
@@ -305,7 +318,7 @@ async def test_a_cancelled_job_is_paused_at_once_and_goes_on_later(root: Path) -
     assert {
         len((await archive.entry(each["id"])).get("attempts", [])) async for each in archive.entries()
     } == {0}
-    at_rest(root)
+    await at_rest(root)
     (root / "converters" / "ict_csv.py").write_text((EXAMPLES / "converters" / "ict_csv.py").read_text())
     with Archive(root) as opened:
         row = opened.reader.jobs.all(1)[0]
@@ -313,6 +326,35 @@ async def test_a_cancelled_job_is_paused_at_once_and_goes_on_later(root: Path) -
         opened.commit_one(change)
     result = await trio.to_thread.run_sync(watching.finish, root, 1, lambda _: None)
     assert (result["successful"], result["failed"]) == (2, 1)
+
+
+BLOCKING = """
+import sys
+from archivefs import blocking
+blocking.Archive(sys.argv[1]).reprocess("converter=ict-csv")
+"""
+ON_TRIO = """
+import archivefs, sys, trio
+trio.run(archivefs.reprocess, sys.argv[1], "converter=ict-csv")
+"""
+
+
+@pytest.mark.parametrize("script", [BLOCKING, ON_TRIO], ids=["blocking", "trio"])
+def test_ctrl_c_pauses_the_job_and_ends_the_program(root: Path, script: str) -> None:
+    slow(root)
+    with subprocess.Popen(
+        child_command(script, [root]), env=child_environment(), stderr=subprocess.PIPE
+    ) as ran:
+        try:
+            trio.run(until, lambda: workers(root))
+            ran.send_signal(signal.SIGINT)
+            said = ran.communicate(timeout=60)[1].decode()
+        finally:
+            ran.kill()
+    assert ran.returncode != 0
+    assert ("job 1 is paused" if script is BLOCKING else "KeyboardInterrupt") in said
+    assert state(blocking.Archive(root)) == JobState.PAUSED
+    trio.run(until, lambda: not workers(root))
 
 
 async def test_a_slow_replay_that_waits_is_paused_at_once(root: Path) -> None:
@@ -326,7 +368,7 @@ async def test_a_slow_replay_that_waits_is_paused_at_once(root: Path) -> None:
         began = trio.current_time()
     assert trio.current_time() - began < 60  # one entry in a quarter of an hour
     assert state(blocking.Archive(root)) == JobState.PAUSED
-    at_rest(root)
+    await at_rest(root)
 
 
 async def test_a_call_that_is_cancelled_before_it_began_asks_for_nothing(root: Path) -> None:
