@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from archive_parts import ROOT, capture, child_command, child_environment, commit
+from archive_parts import ROOT, capture, child_command, child_environment, commit, run_child
 
 import archivefs
 from archivefs import blocking, watching
@@ -407,5 +407,6 @@ def test_a_command_does_not_import_what_is_for_programs() -> None:
         [sys.executable, "-c", code, *names], capture_output=True, text=True, cwd=ROOT, check=True
     )
     assert ran.stdout == "[]\n"
+    assert run_child("import archivefs; print(archivefs.blocking.Archive('x').root.name)").stdout == "x\n"
     with pytest.raises(AttributeError, match="no attribute 'Archives'"):
         getattr(archivefs, "Archives")  # noqa: B009  the one that mypy would see
