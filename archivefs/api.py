@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Self, Unpack
 
 import outcome
 import trio
@@ -18,7 +18,6 @@ from archivefs.jobs.job import REPLAY_PRIORITY
 from archivefs.policies import Policy
 from archivefs.states import JobState
 
-T = TypeVar("T")
 OnProgress = Callable[[int, int, str | None], object]
 """A plain or an async function, called in the task of the caller with how many entries are behind a job, how
 many there are, and the id of the last one behind it."""
@@ -50,7 +49,7 @@ class Archive:
 
     async def entry(self, id: str) -> dict[str, Any]:
         """Everything about an entry, as entry.json has it."""
-        return await _in_thread(self._archive.entry, id)
+        return await trio.to_thread.run_sync(self._archive.entry, id)
 
     async def restore(self, id: str, folder: str | os.PathLike[str]) -> Path:
         """Write the source of an entry into a folder that exists, under its own name; the path of it.
@@ -58,11 +57,11 @@ class Archive:
         It is there only when all bytes are, synced, with the right SHA-256. Nothing is overwritten.
         Raises ``DestinationExistsError``, ``ContentDamagedError``, ``OSError``.
         """
-        return await _in_thread(self._archive.restore, id, folder)
+        return await trio.to_thread.run_sync(self._archive.restore, id, folder)
 
     async def plan_reprocess(self, query: Query, **options: Unpack[ReplayOptions]) -> dict[str, Any]:
         """What ``reprocess`` with the same options would convert: entries, converters, skipped, seconds."""
-        return await _in_thread(partial(self._archive.plan_reprocess, query, **options))
+        return await trio.to_thread.run_sync(partial(self._archive.plan_reprocess, query, **options))
 
     async def reprocess(
         self, query: Query, *, progress: OnProgress | None = None, **options: Unpack[ReplayOptions]
@@ -94,18 +93,18 @@ class Archive:
 
     async def policy(self, converter: str) -> Policy:
         """What is retained of a converter of archive.toml: its own table, or else the common one."""
-        return await _in_thread(self._archive.policy, converter)
+        return await trio.to_thread.run_sync(self._archive.policy, converter)
 
     async def set_policy(self, converter: str, **values: Any) -> list[dict[str, Any]]:  # noqa: ANN401
         """Set keys of a converter's own table, such as ``days=90``; None takes one out. What changed.
 
         One change, in the file and in the journal: all keys, or none where one is refused (``ConfigError``).
         """
-        return await _in_thread(partial(self._archive.set_policy, converter, **values))
+        return await trio.to_thread.run_sync(partial(self._archive.set_policy, converter, **values))
 
     async def statistics(self) -> dict[str, Any]:
         """Entries and bytes by converter and status, the outbox, room on the disk: as stats.json."""
-        return await _in_thread(self._archive.statistics)
+        return await trio.to_thread.run_sync(self._archive.statistics)
 
 
 async def reprocess(
@@ -133,14 +132,10 @@ class Entries:
         if self._page:
             await trio.lowlevel.checkpoint()
         else:
-            self._page = (await _in_thread(self._pages.next))[::-1]
+            self._page = (await trio.to_thread.run_sync(self._pages.next))[::-1]
         if not self._page:
             raise StopAsyncIteration
         return self._page.pop()
-
-
-async def _in_thread(call: Callable[..., T], *given: object) -> T:
-    return await trio.to_thread.run_sync(call, *given)
 
 
 async def _followed(

@@ -6,7 +6,6 @@ mount where there is one, and is done in this process where there is none.
 
 import contextlib
 import os
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack, cast
@@ -23,7 +22,7 @@ from archivefs.jobs.job import REPLAY_PRIORITY, Progress
 from archivefs.jobs.replaying import ITEMS
 from archivefs.policies import Policy
 from archivefs.query import Query as Parsed
-from archivefs.query import parse
+from archivefs.query import parse, split
 from archivefs.states import JobState
 from archivefs.telling import tell
 
@@ -127,7 +126,7 @@ class Archive:
 
         One change, in the file and in the journal: all keys, or none where one is refused (``ConfigError``).
         """
-        table = f"converters.{converter}.retention"
+        table = f"converters.{settings.quoted(converter)}.retention"
         words = [
             word
             for key, value in values.items()
@@ -162,15 +161,13 @@ class Pages:
 
     def next(self) -> list[dict[str, Any]]:
         """The next page, empty at the end. Raises ``ArchiveError``."""
-        if self._left is None:
-            opened = OpenArchive.open_for_reading(self._root)
-            self._left = parse(self._words, opened.zone)
-        else:
-            opened = OpenArchive.open_as_it_is(self._root)
-        with opened as archive:
-            wanted = self._left._replace(limit=min(self._left.limit, PAGE))
-            rows = list(archive.reader.search(wanted, behind=self._behind)) if wanted.limit else []
-            self._left = self._left._replace(limit=self._left.limit - len(rows))
+        is_first = self._left is None
+        opened = OpenArchive.open_for_reading if is_first else OpenArchive.open_as_it_is
+        with opened(self._root) as archive:
+            left = parse(self._words, archive.zone) if self._left is None else self._left
+            page = left._replace(limit=min(left.limit, PAGE))
+            rows = list(archive.reader.search(page, behind=self._behind)) if page.limit else []
+            self._left = left._replace(limit=left.limit - len(rows))
             self._behind = (rows[-1].day, rows[-1].n) if rows else self._behind
             return [describe.summary(archive, row) for row in rows]
 
@@ -199,7 +196,6 @@ class _Watch:
         self.error: Exception | None = None
         self._wanted = wanted
         self._items = root / job_files.FOLDER / str(number) / ITEMS
-        self._ids: list[str] = []
         self._progress = progress
         self._told = -1
 
@@ -221,16 +217,17 @@ class _Watch:
         self._progress(current, total, self._id(current))
 
     def _id(self, current: int) -> str | None:
-        """Entries are converted in the order of the job's list."""
-        if not self._ids:
-            with contextlib.suppress(FileNotFoundError):
-                self._ids = [msgspec.json.decode(line) for line in self._items.read_bytes().splitlines()]
-        return self._ids[current - 1] if 0 < current <= len(self._ids) else None
+        """Entries are converted in the order of the job's list, in which all ids have the same length."""
+        with contextlib.suppress(FileNotFoundError), self._items.open("rb") as file:
+            file.seek(max(current - 1, 0) * len(file.readline()))
+            line = file.readline()
+            return msgspec.json.decode(line, type=str) if current and line else None
+        return None
 
 
 def words_of(query: Query) -> list[str]:
-    """The words of a query."""
-    return shlex.split(query) if isinstance(query, str) else list(query)
+    """The words of a query. Raises ``QueryError`` where it is not quoted well."""
+    return split(query) if isinstance(query, str) else list(query)
 
 
 def replay_words(query: Query, **options: Unpack[ReplayOptions]) -> list[str]:

@@ -160,6 +160,10 @@ def test_policies_are_set_and_taken_out_and_what_is_wrong_is_refused(archive: bl
         archive.set_policy("ict-csv", days=0)
     with pytest.raises(UnknownConverterError):
         archive.policy("ict")
+    with (archive.root / "archive.toml").open("a") as file:
+        file.write('[converters."a.b"]\n')
+    archive.set_policy("a.b", days=7)
+    assert archive.policy("a.b").days == 7
 
 
 def test_a_policy_is_set_whole_or_not_at_all(archive: blocking.Archive) -> None:
@@ -253,6 +257,9 @@ async def test_entries_come_by_pages_and_a_loop_may_be_left(root: Path) -> None:
     await at_rest(root)
     with pytest.raises(archivefs.ArchiveError, match="unknown key"):
         [each async for each in archive.entries("stauts=failed")]
+    with pytest.raises(archivefs.ArchiveError, match="is not quoted well"):
+        archive.entries("name='")
+    await at_rest(root)
 
 
 async def test_what_is_captured_while_a_loop_runs_does_not_come(root: Path) -> None:
