@@ -214,7 +214,7 @@ def differences(old: Config, new: Config) -> list[Setting]:
 def _differences(prefix: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Setting]:
     found = []
     for key in [*old, *(key for key in new if key not in old)]:
-        name, before, after = prefix + _quoted(key), old.get(key), new.get(key)
+        name, before, after = prefix + quoted(key), old.get(key), new.get(key)
         if before == after:
             continue
         leaf = key in ("arguments", "headers")
@@ -238,7 +238,8 @@ def _given(value: object) -> object:
     }
 
 
-def _quoted(part: str) -> str:
+def quoted(part: str) -> str:
+    """A part of a key as TOML wants it."""
     bare = part.replace("-", "").replace("_", "")
     return part if bare.isascii() and bare.isalnum() else msgspec.json.encode(part).decode()
 

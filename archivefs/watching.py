@@ -1,8 +1,6 @@
 """How far a job is, and its end waited for: done by the mount that has the archive, or here without one."""
 
 import json
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,20 +39,19 @@ def finish(
 ) -> dict[str, Any]:
     """Wait until a job has ended, or do it here where no mount does; its result. Blocks.
 
-    ``show`` is called now and then: in this thread, or in one of the job's where that is done here; then
-    ``wanted`` can stop it, and Ctrl-C pauses it. Raises ``JobError`` where the job failed, was cancelled or
-    is paused, or would have to be done here and this is not the main thread; then it waits for a mount.
+    ``show`` is called now and then: in this thread, or in one of the job's where that is done here.
+    ``wanted`` ends the waiting, and pauses a job that is done here, as Ctrl-C does. Raises ``JobError``
+    where the job failed, was cancelled, is paused or goes on.
     """
+    wanted = wanted or Wanted()
     try:
         archive = Archive(root)
     except LockedError:
-        _wait(root, number, show)
+        _wait(root, number, show, wanted)
     else:
         with archive:
             if JobState(job_files.get(archive, number).state) not in JOB_ENDS:
-                if threading.current_thread() is not threading.main_thread():
-                    raise JobError(f"job {number} waits: without a mount it is done in the main thread only")
-                run_here(archive, number, WORKS, show, wanted or Wanted())
+                run_here(archive, number, WORKS, show, wanted)
     with Archive.open_for_reading(root) as archive:
         row = job_files.get(archive, number)
     if row.state != JobState.DONE:
@@ -71,8 +68,8 @@ def _result(root: Path, number: int) -> dict[str, Any]:
     return found
 
 
-def _wait(root: Path, number: int, show: Callable[[Progress], None]) -> None:
-    while True:
+def _wait(root: Path, number: int, show: Callable[[Progress], None], wanted: Wanted) -> None:
+    while not wanted.is_stopping:
         with Archive.open_as_it_is(root) as archive:
             row = job_files.get(archive, number)
         if JobState(row.state) in JOB_ENDS | {JobState.PAUSED}:
@@ -81,4 +78,4 @@ def _wait(root: Path, number: int, show: Callable[[Progress], None]) -> None:
             raise JobError(f"the mount that did job {number} has ended; the next one goes on with it")
         known = facts(root, row)
         show(Progress(known["total"], known["done"], known["failed"], known["skipped"]))
-        time.sleep(LOOK_SECONDS)
+        wanted.wait(LOOK_SECONDS)

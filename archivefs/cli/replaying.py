@@ -13,9 +13,13 @@ from archivefs.cli.common import console, json_option, print_json, with_archive
 from archivefs.cli.watching import finish
 from archivefs.control.upkeep import planned_replay, replay_request
 from archivefs.errors import ControlError, IncompleteError
-from archivefs.jobs.job import FOLDER
+from archivefs.jobs.job import FOLDER, PRIORITIES, REPLAY_PRIORITY
 from archivefs.telling import tell
 
+priority_option = click.option(
+    "--priority", type=click.IntRange(PRIORITIES[0], PRIORITIES[-1]), default=REPLAY_PRIORITY, metavar="0..9",
+    help=f"Before which jobs that wait: 0 is the most urgent [{REPLAY_PRIORITY}].",
+)  # fmt: skip
 KINDS = ("newly_failing", "newly_passing", "changed", "identical", "still_failing")
 
 
@@ -31,13 +35,15 @@ KINDS = ("newly_failing", "newly_passing", "changed", "identical", "still_failin
 @click.option("--compare", is_flag=True, help="Say what is different from the reports so far.")
 @click.option("--on-error", type=click.Choice(["skip", "abort"]), default="skip")
 @click.option("--rate", type=click.FloatRange(min=0), default=0, help="At most so many a second.")
+@priority_option
 @click.option("--dry-run", is_flag=True, help="Only say what would be converted.")
 @click.option("--yes", is_flag=True, help="Do not ask before reports are submitted.")
 @with_archive
 @json_option
 def reprocess(
     root: Path, query: tuple[str, ...], code: str, arguments: str, settings: tuple[str, ...], submit: bool,
-    no_promote: bool, compare: bool, on_error: str, rate: float, dry_run: bool, yes: bool, as_json: bool,
+    no_promote: bool, compare: bool, on_error: str, rate: float, priority: int, dry_run: bool, yes: bool,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Convert entries again. Each result is a further attempt; nothing is overwritten, and nothing is sent
     unless --submit says so.
@@ -48,18 +54,18 @@ def reprocess(
     if code not in ("current", "original"):
         code = f"path:{Path(code).absolute()}"
     words = [*query, f"code={code}", f"arguments={arguments}", f"on_error={on_error}", f"rate={rate:g}"]
-    words += [f"set.{each}" for each in settings]
+    words += [f"priority={priority}", *(f"set.{each}" for each in settings)]
     words += [f"{key}=yes" for key, wanted in (("submit", submit), ("compare", compare)) if wanted]
     words += ["promote=no"] if no_promote else []
-    with Archive.open_for_reading(root) as archive:
-        plan = planned_replay(archive, replay_request(archive, words)[0])
     if dry_run:
+        plan = _plan(root, words)
         print_json(plan) if as_json else _print_plan(plan)
         return
     if submit and not yes:
         if not os.isatty(0):
             raise ControlError("reports would be submitted, and this is no terminal to ask at; say --yes")
-        click.confirm(f"Submit the reports of up to {plan['entries']} entries?", abort=True)
+        count = _plan(root, words)["entries"]
+        click.confirm(f"Submit the reports of up to {count} entries?", abort=True)
     reply = tell(root, "reprocess", words, "archivefs reprocess")
     result = finish(root, reply["job"], quiet=as_json)
     if as_json:
@@ -71,6 +77,12 @@ def reprocess(
             f"{result['failed']} conversions failed and {result['skipped']} entries were skipped: see "
             f"{root / FOLDER / str(reply['job']) / 'errors.jsonl'}"
         )
+
+
+def _plan(root: Path, words: list[str]) -> dict[str, Any]:
+    """What a replay would convert."""
+    with Archive.open_for_reading(root) as archive:
+        return planned_replay(archive, replay_request(archive, words)[0])
 
 
 def _print_plan(plan: dict[str, Any]) -> None:
@@ -100,15 +112,16 @@ def _print_result(root: Path, job: int, result: dict[str, Any]) -> None:
 
 @click.command()
 @click.argument("query", nargs=-1, required=True, metavar="KEY=VALUE...")
+@priority_option
 @with_archive
 @json_option
-def reproduce(root: Path, query: tuple[str, ...], as_json: bool) -> None:
+def reproduce(root: Path, query: tuple[str, ...], priority: int, as_json: bool) -> None:
     """Convert entries with the very code and arguments of then, and compare the reports byte for byte.
 
     Nothing is recorded. A field that also differs between two runs of the same code is named as not
     deterministic. The exit code is 0 only if all came out the same, 28 where some did not.
     """
-    reply = tell(root, "reproduce", list(query), "archivefs reproduce")
+    reply = tell(root, "reproduce", [*query, f"priority={priority}"], "archivefs reproduce")
     result = finish(root, reply["job"], quiet=as_json)
     if as_json:
         print_json({"job": reply["job"], **result})

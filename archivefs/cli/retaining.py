@@ -17,6 +17,7 @@ from archivefs.cli.watching import finish
 from archivefs.errors import RetentionError
 from archivefs.policies import Policy
 from archivefs.retention import choosing, forecast, plans
+from archivefs.settings import quoted
 from archivefs.telling import tell
 
 yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
@@ -80,7 +81,7 @@ def set_policy(root: Path, converter: str, settings: tuple[str, ...], as_json: b
 
     The file keeps its comments, the journal gets the old and the new value. Nothing is purged by this.
     """
-    where = "retention" if converter == "all" else f"converters.{converter}.retention"
+    where = "retention" if converter == "all" else f"converters.{quoted(converter)}.retention"
     with Archive.open_for_reading(root) as archive:
         if converter != "all" and converter not in _converters(archive):
             archive.config.converter(converter)
@@ -162,10 +163,11 @@ def apply_(root: Path, plan: int, yes: bool, as_json: bool) -> None:
 @json_option
 def enforce(root: Path, converter: str | None, yes: bool, as_json: bool) -> None:
     """Purge now what the policies want to go; a mounted archive does so by itself every few minutes."""
-    with Archive.open_for_reading(root) as archive:
-        choice = choosing.by_policies(archive, converter or "")
-    if choice.chosen:
-        _confirm(f"Purge {len(choice.chosen)} entries for good?", yes=yes)
+    if not yes:
+        with Archive.open_for_reading(root) as archive:
+            choice = choosing.by_policies(archive, converter or "")
+        if choice.chosen:
+            _confirm(f"Purge {len(choice.chosen)} entries for good?", yes=yes)
     words = ["enforce", *([f"converter={converter}"] if converter else [])]
     reply = tell(root, "retention", words, "archivefs retention enforce")
     if reply["plan"] is None:

@@ -89,20 +89,27 @@ def _quarantined(archive: Archive) -> str:
 
 def _config(archive: Archive, words: list[str], actor: Actor) -> Steps:
     what, given = wanted("config", COMMANDS["config"], words, "set", "unset")
-    if len(given) % 2 if what == "set" else len(given) != 1:
-        raise ControlError(f"config: these are commands: {'; '.join(COMMANDS['config'].usage)}")
+    pairs, gone = _settings(given) if what == "set" else ([], given)
     data = configuration.read(archive.root)
-    if what == "set":
-        for key, value in zip(given[::2], given[1::2], strict=True):
-            data = settings.with_value(data, *settings.assignment(key, value))
-    else:
-        data = settings.without(data, given[0])
+    for key, value in pairs:
+        data = settings.with_value(data, *settings.assignment(key, value))
+    for key in gone:
+        data = settings.without(data, key)
     retained = retaining.changes(archive, data)
     operation, changes = configuring.begin(archive, data, actor)
     if changes:
         made((yield [operation, *retained]))
         settings.install(archive.root)
     return {"changes": msgspec.to_builtins(changes)}
+
+
+def _settings(words: list[str]) -> tuple[list[tuple[str, str]], list[str]]:
+    """Keys with values, and keys behind the word ``unset``, which stands where a key would."""
+    at = next((at for at in range(0, len(words), 2) if words[at] == "unset"), len(words))
+    pairs, gone = words[:at], words[at + 1 :]
+    if len(pairs) % 2 or (at < len(words) and not gone):
+        raise ControlError(f"config: these are commands: {'; '.join(COMMANDS['config'].usage)}")
+    return list(zip(pairs[::2], pairs[1::2], strict=True)), gone
 
 
 def _file(archive: Archive) -> str:
@@ -123,7 +130,8 @@ COMMANDS: Mapping[str, Command] = {
         _quarantine, _quarantined,
     ),
     "config": Command(
-        ("set KEY VALUE [KEY VALUE]...", "unset KEY"), "Change archive.toml, and go by it.", _config, _file,
+        ("set KEY VALUE [KEY VALUE]... [unset KEY...]", "unset KEY..."),
+        "Change archive.toml, all or nothing, and go by it.", _config, _file,
     ),
 }  # fmt: skip
 """By the name of the file in ``control/``."""

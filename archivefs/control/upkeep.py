@@ -20,7 +20,7 @@ from archivefs.control.steps import (
 )
 from archivefs.errors import ControlError, RetentionError
 from archivefs.jobs import replaying
-from archivefs.jobs.job import CreateJob
+from archivefs.jobs.job import PRIORITIES, REPLAY_PRIORITY, CreateJob
 from archivefs.parts import Actor
 from archivefs.query import NO_LIMIT, parse
 from archivefs.retention import choosing, plans
@@ -235,10 +235,12 @@ def _reprocess(archive: Archive, words: list[str], actor: Actor) -> Steps:
 
 
 def _reproduce(archive: Archive, words: list[str], actor: Actor) -> Steps:
-    if not words:
+    given, query = options(words, "priority")
+    if not query:
         raise ControlError("reproduce: which entries? such as converter=ict-csv limit=100")
-    parse(words, archive.zone)
-    return {"job": (yield from job(REPRODUCE, {"query": words}, actor))}
+    parse(query, archive.zone)
+    request = {"query": query, "priority": _priority(given)}
+    return {"job": (yield from job(REPRODUCE, request, actor))}
 
 
 _YES_NO = ("submit", "promote", "compare", "dry_run")
@@ -248,7 +250,7 @@ _CHOICES = {"arguments": ("current", "original"), "on_error": ("skip", "abort"),
 
 def replay_request(archive: Archive, words: list[str]) -> tuple[dict[str, Any], bool]:
     """What a replay is asked for in the words of a command, checked; and whether only to tell it."""
-    given, others = options(words, *_CHOICES, "code", "rate")
+    given, others = options(words, *_CHOICES, "code", "rate", "priority")
     settings, query = dict[str, Any](), list[str]()
     for word in others:
         key, separator, value = word.partition("=")
@@ -279,9 +281,18 @@ def replay_request(archive: Archive, words: list[str]) -> tuple[dict[str, Any], 
     request = {
         "query": query, "code": code, "arguments": given.get("arguments", "current"), "settings": settings,
         "submit": is_yes["submit"], "promote": is_yes["promote"], "compare": is_yes["compare"],
-        "on_error": given.get("on_error", "skip"), "rate": rate,
+        "on_error": given.get("on_error", "skip"), "rate": rate, "priority": _priority(given),
     }  # fmt: skip
     return request, is_yes["dry_run"]
+
+
+def _priority(given: Mapping[str, str]) -> int:
+    """How urgent a replay is to be."""
+    text = given.get("priority", str(REPLAY_PRIORITY))
+    if text not in map(str, PRIORITIES):
+        first, last = PRIORITIES[0], PRIORITIES[-1]
+        raise ControlError(f'priority: is "{names.safe(text)}", must be {first} (most urgent) to {last}')
+    return int(text)
 
 
 def _value(text: str) -> Any:  # noqa: ANN401  whatever the argument is
@@ -295,7 +306,7 @@ def _value(text: str) -> Any:  # noqa: ANN401  whatever the argument is
 def planned_replay(archive: Archive, request: dict[str, Any]) -> Reply:
     """How many entries a replay would convert, of which converters, and how long that takes about."""
     counts, skipped, seconds = dict[str, int](), dict[str, int](), 0.0
-    for entry in archive.reader.search(parse(request["query"], archive.zone)):
+    for entry in archive.reader.search(parse(request["query"], archive.zone), newest_first=False):
         name = archive.reader.converter_name(entry.converter_id)
         why = replaying.why_not(archive, entry)
         if why:
@@ -334,13 +345,13 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "reprocess": Command(
         ("KEY=VALUE... [code=current|original|path:FOLDER] [arguments=current|original] [set.NAME=VALUE]"
-         " [submit=yes] [promote=no] [compare=yes] [on_error=abort] [rate=N] [dry_run=yes]",),
+         " [submit=yes] [promote=no] [compare=yes] [on_error=abort] [rate=N] [priority=0..9] [dry_run=yes]",),
         "Convert entries again; nothing is overwritten, and nothing sent unless submit=yes.", _reprocess,
         _replays,
     ),
     "reproduce": Command(
-        ("KEY=VALUE...",), "See whether the code and the arguments of then give the same reports.",
-        _reproduce, _replays,
+        ("KEY=VALUE... [priority=0..9]",),
+        "See whether the code and the arguments of then give the same reports.", _reproduce, _replays,
     ),
     "repack": Command(("[KEY=VALUE...]",), "Make finished days smaller.", _repack, _nothing),
 }  # fmt: skip

@@ -8,14 +8,15 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
 
 import outcome
 import trio
 
 from archivefs.archive import Archive
 from archivefs.background import give_way
+from archivefs.catalog.jobs import JobRow
 from archivefs.committer import Committer
 from archivefs.convert.replay import Replayer
 from archivefs.errors import ArchiveError, JobError
@@ -29,15 +30,18 @@ from archivefs.transaction import Operation
 
 log = logging.getLogger(__name__)
 
+R = TypeVar("R")
 YIELD, LONGEST_YIELD = 3.0, 0.5
 """Where others commit too, a job waits so many times as long as its own commit took, at most so many seconds:
 three of four saves meet none of it (tools/bench, "work")."""
+LOOK_SECONDS = 0.1
+"""Between two looks at whether conversions, or a wait, are to be broken off."""
 KEPT_MS = 30 * 86_400_000
 """How long errors and results of a job that ended are kept."""
 
 
 class _StoppedError(Exception):
-    """A job was paused or cancelled between two steps, or the mount ends."""
+    """A job is paused or cancelled, or the mount ends."""
 
     def __init__(self, state: JobState | None) -> None:
         super().__init__(state)
@@ -51,10 +55,22 @@ class Wanted:
         self._state: JobState | None = None
         self._event = threading.Event()
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it is to stop."""
+        return self._event.is_set()
+
     def stop(self, state: JobState | None) -> None:
-        """Stop at the next step: paused or cancelled, or None to go on with it after a restart."""
+        """Stop at the next step: paused or cancelled, or None to go on with it after a restart.
+
+        Conversions that run, and waiting, are broken off.
+        """
         self._state = state
         self._event.set()
+
+    def wait(self, seconds: float) -> bool:
+        """Block for so long, or until it is to stop; whether it is."""
+        return self._event.wait(seconds)
 
     def check(self) -> None:
         """Between two steps."""
@@ -98,7 +114,10 @@ def run(
 
 
 class Engine:
-    """The jobs of a mounted archive, one at a time in the order of their numbers."""
+    """The jobs of a mounted archive, one at a time: the most urgent first, of these the lowest number.
+
+    One that runs is not interrupted by a more urgent one, nor after a stop.
+    """
 
     def __init__(self, archive: Archive, committer: Committer, works: Mapping[str, Work]) -> None:
         self._archive = archive
@@ -113,10 +132,11 @@ class Engine:
             self._wake = trio.Event()
             waiting = [row for row in self._archive.reader.jobs.open() if row.state != JobState.PAUSED]
             if waiting:
+                first = min(waiting, key=_turn)
                 try:
-                    await self._one(Job(self._archive.root, waiting[0]))
+                    await self._one(Job(self._archive.root, first))
                 except Exception:
-                    log.exception("job %d could not be run; it is tried again later", waiting[0].job)
+                    log.exception("job %d could not be run; it is tried again later", first.job)
                     await trio.sleep(60)
                 continue
             for number in self._archive.reader.jobs.ended_before(self._archive.now_ms() - KEPT_MS):
@@ -155,7 +175,7 @@ class Engine:
                 trio.from_thread.run(trio.sleep, min(YIELD * (time.monotonic() - start), LONGEST_YIELD))
             return outcomes
 
-        _attach(job, replayer)
+        _attach(job, replayer, wanted)
         with Archive.open_as_it_is(self._archive.root) as reading:
             run(reading, job, work, commit, wanted, trio.from_thread.check_cancelled)
 
@@ -186,6 +206,11 @@ class Engine:
         return state
 
 
+def _turn(row: JobRow) -> tuple[bool, int, int]:
+    """What is less comes first."""
+    return row.state != JobState.RUNNING, jobs.priority_of(row), row.job
+
+
 WORDS: Mapping[str, tuple[JobState, frozenset[JobState]]] = {
     "pause": (JobState.PAUSED, frozenset({JobState.QUEUED, JobState.RUNNING})),
     "resume": (JobState.QUEUED, frozenset({JobState.PAUSED})),
@@ -210,18 +235,47 @@ def decide(
     return change, becomes
 
 
-def _attach(job: Job, replayer: Replayer) -> None:
-    """Let a job that runs in a thread convert and wait in the trio thread."""
-    job.replayer = lambda tasks: trio.from_thread.run(replayer.convert_all, tasks)
-    job.sleep = lambda seconds: trio.from_thread.run(trio.sleep, seconds)
+def _attach(
+    job: Job, replayer: Replayer, wanted: Wanted, show: Callable[[Progress], None] = lambda _: None
+) -> None:
+    """Let a job that runs in a thread convert and wait in the trio thread, until it is to stop.
+
+    ``show`` is called in the job's thread before that, for it may have counted since it committed.
+    """
+
+    def there(work: Callable[..., Awaitable[R]], given: object) -> R:
+        show(job.progress)
+        return trio.from_thread.run(_unless_stopped, wanted, work, given)
+
+    job.replayer = lambda tasks: there(replayer.convert_all, tasks)
+    job.sleep = lambda seconds: there(trio.sleep, seconds)
+
+
+async def _unless_stopped(wanted: Wanted, work: Callable[..., Awaitable[R]], given: object) -> R:
+    """What ``work`` gives. Cancels it, and raises ``_StoppedError``, once the job is to stop."""
+    made = list[R]()
+
+    async def look() -> None:
+        while not wanted.is_stopping:  # noqa: ASYNC110  any thread sets it
+            await trio.sleep(LOOK_SECONDS)
+        nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(look)
+        made.append(await work(given))
+        nursery.cancel_scope.cancel()
+    if not made:
+        wanted.check()
+    return made[0]
 
 
 def run_here(
     archive: Archive, number: int, works: Mapping[str, Work], show: Callable[[Progress], None], wanted: Wanted
 ) -> JobState | None:
-    """Run a job in this process, which has the archive open for writing; blocks. For the main thread.
+    """Do a job in this process; blocks until its end, or until it is stopped. ``show`` is called in a thread.
 
-    ``show`` is called after each step. Ctrl-C pauses the job. Raises ``JobError``.
+    In the main thread Ctrl-C pauses it; in another, only ``wanted`` does. The thread must not be that of a
+    trio run: it is one of its own, for the workers end with the thread that has started them.
     """
     job = Job(archive.root, jobs.get(archive, number))
 
@@ -244,8 +298,9 @@ def run_here(
 
     async def main() -> outcome.Outcome[JobState | None]:
         async with trio.open_nursery() as nursery, Replayer(archive, "replay", keep) as replayer:
-            await nursery.start(pause)
-            _attach(job, replayer)
+            if threading.current_thread() is threading.main_thread():  # no other is told of signals
+                await nursery.start(pause)
+            _attach(job, replayer, wanted, show)
             ended = await trio.to_thread.run_sync(blocking)
             nursery.cancel_scope.cancel()
         return ended

@@ -29,6 +29,11 @@ FOLDER = "jobs"
 ERRORS, RESULT, POSITION = "errors.jsonl", "result.json", "position.json"
 ERRORS_BYTES = 16 << 20
 """Most bytes of errors.jsonl; what does not fit is counted only."""
+PRIORITIES = range(10)
+"""How urgent a job is, 0 before all others."""
+PRIORITY, REPLAY_PRIORITY = 5, 8
+"""Of a job that says nothing else, and of a replay: it gives way to what looks after the archive."""
+_REPLAYS = ("reprocess", "reproduce")
 Result = dict[str, Any]
 Steps = Stepwise[Result]
 """Work; run again after any stop, it does nothing twice."""
@@ -177,13 +182,19 @@ def get(archive: Archive, number: int) -> JobRow:
     return row
 
 
+def priority_of(row: JobRow) -> int:
+    """How urgent a job is, one of ``PRIORITIES``."""
+    usual = REPLAY_PRIORITY if row.work in _REPLAYS else PRIORITY
+    return int(msgspec.json.decode(row.request).get("priority", usual))
+
+
 def describe(row: JobRow, progress: Progress | None = None) -> dict[str, Any]:
     """What job.json says; ``progress``: of one that runs here."""
     counts = progress or Progress(row.total, row.done, row.failed, row.skipped)
     left = progress.seconds_left if progress else None
     return {
         "job": row.job, "work": row.work, "request": msgspec.json.decode(row.request), "state": row.state,
-        "uid": row.uid if row.uid >= 0 else None, "program": row.program,
+        "priority": priority_of(row), "uid": row.uid if row.uid >= 0 else None, "program": row.program,
         "created_ms": row.created_ms, "started_ms": row.started_ms or None, "ended_ms": row.ended_ms or None,
         "total": counts.total, "done": counts.done, "failed": counts.failed, "skipped": counts.skipped,
         "per_second": round(progress.rate, 1) if progress else None,

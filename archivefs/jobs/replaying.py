@@ -17,7 +17,7 @@ from archivefs.convert.replay import Done, Task
 from archivefs.errors import ArchiveError, JobError
 from archivefs.events import Replayed
 from archivefs.jobs.comparison import Comparison
-from archivefs.jobs.job import Job, Steps
+from archivefs.jobs.job import REPLAY_PRIORITY, Job, Steps
 from archivefs.operations import FinishAttempt, Report, sound
 from archivefs.query import parse
 from archivefs.routing import UNROUTED
@@ -42,6 +42,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     promote: bool = True
     compare: bool = False
     rate: float = 0.0
+    priority: int = REPLAY_PRIORITY
 
 
 @dataclass

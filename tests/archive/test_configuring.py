@@ -19,8 +19,9 @@ from test_verify_parts import archivefs
 from archivefs import archive as archives
 from archivefs import config, configuring, control, settings
 from archivefs.archive import Archive
-from archivefs.errors import ConfigError
+from archivefs.errors import ConfigError, ControlError
 from archivefs.parts import Actor
+from archivefs.telling import tell
 
 TOML = """\
 schema_version = 1            # of this file
@@ -75,6 +76,24 @@ def test_unset_and_show(root: Path) -> None:
         == "command:true"
     )
     assert archivefs("config", "show", "nothing", "--archive", root).code == 10
+
+
+def test_several_keys_are_set_and_unset_as_one_change(root: Path) -> None:
+    tell(root, "config", ["set", "reserve", "1 GB", "converters.ict.priority", "2"], "test")
+    words = ["set", "converters.ict.priority", "3", "unset", "reserve"]
+    changes = tell(root, "config", words, "test")["changes"]
+    assert [(each["key"], each["new"]) for each in changes] == [
+        ("reserve", 256 << 20),
+        ("converters.ict.priority", 3),
+    ]
+    assert len(events(root)) == 2
+    before = toml(root)
+    for wrong in (["set", "reserve", "1", "unset"], ["set", "reserve"], ["set", "unset", "reserve", "x"]):
+        with pytest.raises((ControlError, ConfigError)):
+            tell(root, "config", wrong, "test")
+    assert (toml(root), len(events(root))) == (before, 2)
+    tell(root, "config", ["unset", "converters.ict.priority", "converters.ict.run"], "test")
+    assert "priority" not in toml(root)
 
 
 @pytest.mark.parametrize(

@@ -201,6 +201,42 @@ def test_a_replay_is_paused_resumed_and_cancelled(past: Mounted) -> None:
     assert ended(past, 2)["state"] == "cancelled"
 
 
+def test_the_most_urgent_job_that_waits_is_the_next_one(past: Mounted) -> None:
+    told(past, "reprocess", b"name=u0* rate=0.01\n")
+    past.wait_for("a job that runs", lambda: "running" in (past.point / "jobs/1/progress").read_text())
+    asked = {
+        told(past, file, line)["job"]: priority
+        for file, line, priority in [
+            ("reprocess", b"name=u00.csv\n", 8),
+            ("reprocess", b"name=u01.csv priority=9\n", 9),
+            ("reproduce", b"name=u02.csv priority=6\n", 6),
+            ("reproduce", b"name=u02.csv\n", 8),
+            ("reprocess", b"name=u03.csv priority=0\n", 0),
+            ("verify", b"\n", 5),
+        ]
+    }
+    past.remount()  # which goes on with what ran
+    (past.point / "jobs/1/control").write_text("cancel\n")
+    found = [ended(past, number) for number in asked]
+    assert {each["job"]: each["priority"] for each in found} == asked
+    assert [each["state"] for each in found] == ["done"] * len(asked)
+    turn = sorted(found, key=lambda each: int(each["started_ms"]))
+    assert [each["job"] for each in turn] == [6, 7, 4, 2, 5, 3]
+
+
+def test_a_replay_that_is_stopped_breaks_off_what_it_converts(past: Mounted) -> None:
+    fix(past, SECOND.replace("text = source", "__import__('time').sleep(600); text = source"))
+    told(past, "reprocess", b"converter=ict\n")
+    past.wait_for("its workers", lambda: list((past.root / "staging/replay").glob("worker-*")), 30)
+    control = past.point / "jobs/1/control"
+    control.write_text("pause\n")
+    past.wait_for("the pause", lambda: "paused" in (past.point / "jobs/1/progress").read_text(), 30)
+    fix(past)
+    control.write_text("resume\n")
+    assert (ended(past, 1)["state"], ended(past, 1)["done"]) == ("done", COUNT)
+    assert {len(attempts(past, f"u{n:02}.csv")) for n in range(COUNT)} == {2}
+
+
 def ids(server: ReportServer) -> list[str]:
     """Under which ids reports came."""
     return [each.headers["Idempotency-Key"] for each in server.received]
@@ -254,7 +290,8 @@ def test_what_cannot_be_replayed_is_skipped_and_told(past: Mounted) -> None:
 
 @pytest.mark.parametrize("line", [
     b"\n", b"compare=yes\n", b"name=* submit=perhaps\n", b"name=* code=old\n", b"name=* code=path:relative\n",
-    b"name=* rate=-1\n", b"name=* rate=fast\n", b"nome=*\n", b"name=* on_error=stop\n", b"name=* name=\n",
+    b"name=* priority=10\n", b"name=* priority=high\n", b"name=* rate=-1\n",
+    b"name=* rate=fast\n", b"nome=*\n", b"name=* on_error=stop\n", b"name=* name=\n",
 ])  # fmt: skip
 def test_what_is_no_replay_is_refused(past: Mounted, line: bytes) -> None:
     number, said = refused(past, "reprocess", line)
