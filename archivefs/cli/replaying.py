@@ -13,10 +13,9 @@ from archivefs.cli.common import console, json_option, print_json, with_archive
 from archivefs.cli.watching import finish
 from archivefs.control.upkeep import planned_replay, replay_request
 from archivefs.errors import ControlError, IncompleteError
+from archivefs.jobs.comparison import KINDS
 from archivefs.jobs.job import FOLDER
 from archivefs.telling import tell
-
-KINDS = ("newly_failing", "newly_passing", "changed", "identical", "still_failing")
 
 
 @click.command()

@@ -13,17 +13,19 @@ import msgspec
 from archivefs.archive import Archive
 from archivefs.catalog.rows import Attempt, Entry, arguments_of
 from archivefs.config import ConverterConfig
+from archivefs.convert import snapshots
 from archivefs.convert.replay import Done, Task
+from archivefs.convert.snapshots import CodeError
 from archivefs.errors import ArchiveError, JobError
 from archivefs.events import Replayed
 from archivefs.jobs.comparison import Comparison
 from archivefs.jobs.job import Job, Steps
-from archivefs.operations import FinishAttempt, Report, sound
+from archivefs.operations import FinishAttempt, Report, reports_of, sound
 from archivefs.query import parse
 from archivefs.routing import UNROUTED
 from archivefs.states import UNPURGEABLE, Outcome, Status
 from archivefs.store.durable import make_dirs, replacing
-from archivefs.transaction import Transaction, id_milliseconds
+from archivefs.transaction import Transaction
 
 CHUNK = 48
 """Entries that are converted together, and committed as one group."""
@@ -63,19 +65,14 @@ class RecordReplay(FinishAttempt):
             raise ArchiveError(f"it is {status}")
         self.attempt = attempts + 1
         config = txn.config.converters.get(self.converter, ConverterConfig())
-        day = txn.day(id_milliseconds(self.id))
         promoted = self.promote and self.outcome is Outcome.SUCCESS
+        log, stored = self._stored(txn, config)
         txn.record(
             Replayed(
                 id=self.id, attempt=self.attempt, job=self.job, outcome=self.outcome, promoted=promoted,
                 code=self.code, started_ms=self.started_ms, duration_ms=self.duration_ms,
                 version=sound(self.version), arguments=self.arguments, error=sound(self.error),
-                warnings=[sound(each) for each in self.warnings],
-                log=self._store(txn, day, "log", self.log) if self.log else None,
-                reports=[
-                    self._store(txn, day, "report", each, keep=config.archive_reports)
-                    for each in self.reports
-                ],
+                warnings=[sound(each) for each in self.warnings], log=log, reports=stored,
                 report_ids=self._report_ids(txn) if promoted and self.submit and config.submit else [],
             )
         )  # fmt: skip
@@ -173,9 +170,10 @@ def task_of(archive: Archive, options: Options, entry: Entry) -> Task | str:
             return f"nobody knows which code made attempt {last.attempt}"
         code = last.code
     elif options.code.startswith("path:"):
-        if config.run.startswith("command:"):
-            return "its converter is a command: only Python code can be tried from a folder"
-        config = msgspec.structs.replace(config, path=[options.code.removeprefix("path:")])
+        try:
+            config = snapshots.taken_from(archive.root, config, options.code.removeprefix("path:"))
+        except CodeError as error:
+            return str(error)
     arguments = config.arguments
     if options.arguments == "original":
         assert last is not None
@@ -192,14 +190,12 @@ def _last_real(attempts: Sequence[Attempt]) -> Attempt | None:
 def _operation(job: Job, options: Options, task: Task, made: Done | ArchiveError) -> RecordReplay | None:
     if isinstance(made, ArchiveError):
         return None
-    reports = enumerate(made.reports, 1)
     return RecordReplay(
         id=task.entry.id, converter=task.converter, attempt=0, outcome=made.answer.outcome,
         status=task.entry.status, started_ms=made.started_ms, duration_ms=int(made.seconds * 1000),
         version=made.answer.version, arguments=task.config.arguments, error=made.answer.error,
         warnings=made.answer.warnings, log=Report("log.txt", made.log) if made.log else None,
-        reports=[Report("report.json" if n == 1 else f"report-{n}.json", data) for n, data in reports],
-        job=job.number, code=made.code, submit=options.submit,
+        reports=reports_of(made.reports), job=job.number, code=made.code, submit=options.submit,
         promote=options.promote and not options.code.startswith("path:"),
     )  # fmt: skip
 

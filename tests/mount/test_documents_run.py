@@ -1,4 +1,4 @@
-"""The sessions in README.md and docs/scenario.md, run as they are printed: the same commands give the same lines."""
+"""The sessions in README.md and docs/scenario.md, run as printed: the same commands give the same lines."""
 
 import os
 import re
@@ -41,8 +41,8 @@ MASKS = (
 )
 """What differs from one run to the next. That an id ends in the beginning of the SHA-256 does not.
 
-The code of a folder has the folder's path in its SHA-256. Deliveries that failed are events, and as many as there was
-time for.
+The code of a folder has the folder's path in its SHA-256. Deliveries that failed are events, as many as there
+was time for.
 """
 
 
