@@ -110,7 +110,7 @@ class SearchDir(Directory):
 
 
 class QueryDir(Node):
-    """``search/QUERY/``. No ``Directory``: what is in it has to be waited for, ``find`` and ``QueryListing`` do."""
+    """``search/QUERY/``. No ``Directory``: what is in it takes waiting, see ``find`` and ``QueryListing``."""
 
     def __init__(self, search: SearchDir, nodes: EntryNodes, number: int, wanted: Query) -> None:
         self.ino = inodes.query(number)
