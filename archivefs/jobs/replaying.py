@@ -18,7 +18,7 @@ from archivefs.convert.replay import Done, Task
 from archivefs.convert.snapshots import CodeError
 from archivefs.errors import ArchiveError, JobError
 from archivefs.events import Replayed
-from archivefs.jobs.comparison import Comparison
+from archivefs.jobs.comparison import Comparison, Side
 from archivefs.jobs.job import Job, Steps
 from archivefs.operations import FinishAttempt, Report, reports_of, sound
 from archivefs.query import parse
@@ -88,9 +88,9 @@ def reprocess(archive: Archive, job: Job) -> Steps:
     options = options_of(job)
     ids = _items(archive, job, options)
     done = archive.reader.jobs.replayed(job.number)
-    comparison = Comparison.load(job.folder) if options.compare else None
-    if comparison is not None:
-        comparison.save(job.folder)
+    comparison = (
+        _compared_so_far(archive, job, [id_ for id_ in ids if id_ in done]) if options.compare else None
+    )
     counts = job.progress
     counts.total = len(ids)
     waiting = (id_ for id_ in ids if id_ not in done)
@@ -106,7 +106,8 @@ def reprocess(archive: Archive, job: Job) -> Steps:
             refused = next(outcomes) if operation is not None else None
             _count(job, task, result, refused)
             if comparison is not None and isinstance(result, Done) and refused is None:
-                comparison.add(archive, task.entry, result, job.number)
+                before = Side.before(archive, task.entry, job.number)
+                comparison.add(task.entry.id, before, Side.made(result))
         if comparison is not None:
             comparison.save(job.folder)
         if options.on_error == "abort" and counts.failed:
@@ -129,6 +130,18 @@ def _items(archive: Archive, job: Job, options: Options) -> list[str]:
         with replacing(path) as out:
             out.writelines(msgspec.json.encode(id_) + b"\n" for id_ in ids)
     return [msgspec.json.decode(line) for line in path.read_bytes().splitlines()]
+
+
+def _compared_so_far(archive: Archive, job: Job, done: list[str]) -> Comparison:
+    """The comparison of what this job has converted; made anew where the file lacks what was committed."""
+    comparison = Comparison.load(job.folder)
+    if comparison.total != len(done):
+        comparison = Comparison()
+        for entry in filter(None, map(archive.reader.by_id, done)):
+            before = Side.before(archive, entry, job.number)
+            comparison.add(entry.id, before, Side.recorded(archive, entry, job.number))
+    comparison.save(job.folder)
+    return comparison
 
 
 def _task(archive: Archive, job: Job, options: Options, id_: str) -> Task | None:
@@ -241,8 +254,9 @@ def reproduce(archive: Archive, job: Job) -> Steps:
 def _judge(
     archive: Archive, job: Job, position: dict[str, Any], task: Task, made: Done | ArchiveError
 ) -> None:
-    before = Comparison.current(archive, task.entry, job.number)
-    if isinstance(made, Done) and before.equals(made.reports) and str(made.answer.outcome) == before.outcome:
+    before = Side.before(archive, task.entry, job.number)
+    now = Side.made(made) if isinstance(made, Done) else None
+    if now is not None and (now.outcome, now.hashes) == (before.outcome, before.hashes):
         position["same"] += 1
         job.progress.done += 1
         return

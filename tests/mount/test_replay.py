@@ -237,6 +237,24 @@ def test_a_replay_goes_on_after_a_kill_and_does_nothing_twice(past: Mounted) -> 
     assert {len(attempts(past, f"u{n:02}.csv")) for n in range(COUNT)} == {2}
 
 
+def test_a_comparison_has_what_was_committed_before_a_kill_and_not_written_to_it(past: Mounted) -> None:
+    past.killed = True
+    fix(past)
+    told(past, "reprocess", b"converter=ict compare=yes rate=10\n")
+    file = past.root / "jobs/1/comparison.json"
+    past.wait_for("the empty comparison", file.exists, 30)
+    early = file.read_bytes()
+    past.wait_for("a group", lambda: file.read_bytes() != early, 30)
+    past.kill()
+    file.write_bytes(early)  # as by a kill between the commit and the file
+    past.mount()
+    ended(past, 1)
+    told_of = json.loads((past.point / "jobs/1/comparison.json").read_bytes())
+    assert (told_of["counts"]["newly_passing"], sum(told_of["counts"].values())) == (10, COUNT)
+    assert told_of["changed"]["$.result"]["count"] == told_of["counts"]["changed"] > 0
+    assert len(told_of["flips"]) == 10
+
+
 def test_a_replay_is_paused_resumed_and_cancelled(past: Mounted) -> None:
     told(past, "reprocess", b"converter=ict rate=40\n")
     control = past.point / "jobs/1/control"
