@@ -30,6 +30,8 @@ from archivefs.transaction import Transaction
 CHUNK = 48
 """Entries that are converted together, and committed as one group."""
 ITEMS = "items.jsonl"
+FOLDER = "path:"
+"""What stands before the folder of code that is not installed."""
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -147,7 +149,7 @@ def _compared_so_far(archive: Archive, job: Job, done: list[str]) -> Comparison:
 def _task(archive: Archive, job: Job, options: Options, id_: str) -> Task | None:
     """What is to be converted how; None, and counted, where it is not."""
     entry = archive.reader.by_id(id_)
-    why = "it is not there any more" if entry is None else why_not(archive, entry)
+    why = "it is not there any more" if entry is None else why_not(archive, entry, options.code)
     if entry is not None and not why:
         found = task_of(archive, options, entry)
         if isinstance(found, Task):
@@ -158,22 +160,33 @@ def _task(archive: Archive, job: Job, options: Options, id_: str) -> Task | None
     return None
 
 
-def why_not(archive: Archive, entry: Entry) -> str:
-    """Why an entry cannot be replayed now, '' where it can."""
+def why_not(archive: Archive, entry: Entry, code: str) -> str:
+    """Why an entry cannot be replayed with that code now, '' where nothing is known against it."""
     name = archive.reader.converter_name(entry.converter_id)
     if entry.status in UNPURGEABLE or entry.status is Status.SUPERSEDED:
         return f"it is {entry.status}"
     if name == UNROUTED:
         return "it has no converter"
-    return (
-        "" if archive.converter_config(name).run else f"archive.toml does not say how to convert for {name}"
-    )
+    config = archive.converter_config(name)
+    if not config.run:
+        return f"archive.toml does not say how to convert for {name}"
+    try:
+        _with_code(archive, config, code)
+    except CodeError as error:
+        return str(error)
+    return ""
+
+
+def _with_code(archive: Archive, config: ConverterConfig, code: str) -> ConverterConfig:
+    """The converter with the code of a folder, where that is wanted. Raises ``CodeError``."""
+    folder = code.removeprefix(FOLDER)
+    return config if folder == code else snapshots.taken_from(archive.root, config, folder)
 
 
 def task_of(archive: Archive, options: Options, entry: Entry) -> Task | str:
-    """How an entry is converted, or why it cannot be so."""
+    """How an entry is converted that ``why_not`` says nothing against, or why it cannot be so."""
     name = archive.reader.converter_name(entry.converter_id)
-    config, code = archive.converter_config(name), ""
+    config, code = _with_code(archive, archive.converter_config(name), options.code), ""
     last = _last_real(archive.reader.attempts(entry.n))
     if "original" in (options.code, options.arguments) and last is None:
         return "it was never converted, so nothing of then is known"
@@ -182,11 +195,6 @@ def task_of(archive: Archive, options: Options, entry: Entry) -> Task | str:
         if not last.code:
             return f"nobody knows which code made attempt {last.attempt}"
         code = last.code
-    elif options.code.startswith("path:"):
-        try:
-            config = snapshots.taken_from(archive.root, config, options.code.removeprefix("path:"))
-        except CodeError as error:
-            return str(error)
     arguments = config.arguments
     if options.arguments == "original":
         assert last is not None
@@ -209,7 +217,7 @@ def _operation(job: Job, options: Options, task: Task, made: Done | ArchiveError
         version=made.answer.version, arguments=task.config.arguments, error=made.answer.error,
         warnings=made.answer.warnings, log=Report("log.txt", made.log) if made.log else None,
         reports=reports_of(made.reports), job=job.number, code=made.code, submit=options.submit,
-        promote=options.promote and not options.code.startswith("path:"),
+        promote=options.promote and not options.code.startswith(FOLDER),
     )  # fmt: skip
 
 

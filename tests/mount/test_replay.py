@@ -216,7 +216,10 @@ def test_a_program_of_path_has_no_code_in_a_folder(mounted: Make, tmp_path: Path
     archive.drop("cmd", "a.txt")
     archive.wait_for_status("a.txt", "failed")
     (tmp_path / "echo").write_text("#!/bin/sh\n")
-    said = archivefs("reprocess", "--code", tmp_path, "converter=cmd", "--archive", archive.root, code=28)
+    words = ("reprocess", "--code", tmp_path, "converter=cmd", "--archive", archive.root)
+    said = archivefs(*words, "--dry-run")
+    assert "skipped, 1 entries: its program 'echo' is looked up in PATH" in said.stdout
+    said = archivefs(*words, code=28)
     assert said.stdout == "job 1: 0 of 1 converted, 0 failed, 1 skipped\n"
     assert "'echo' is looked up in PATH" in (archive.point / "jobs/1/errors.jsonl").read_text()
 
