@@ -106,10 +106,9 @@ class Packed(NamedTuple):
                 target.parent.mkdir(0o755, parents=True, exist_ok=True)
                 target.write_bytes(archive.read(info))
                 target.chmod(info.external_attr >> 16 & 0o555)
-        folders = [each for each, _, _ in os.walk(fresh)]
         for number in range(len(self.manifest["path"])):
-            (fresh / str(number)).mkdir(0o755, exist_ok=True)
-        for each in folders:
+            (fresh / str(number)).mkdir(exist_ok=True)
+        for each, _, _ in os.walk(fresh):
             Path(each).chmod(0o755)
         fresh.rename(folder)
         return self.code(folder)

@@ -211,6 +211,35 @@ def test_a_program_that_is_not_installed_is_tried_and_kept(
     assert done.stdout.startswith("1 of 1 reproduced")
 
 
+@pytest.mark.parametrize(
+    ("beside", "error"),
+    [
+        ({}, "the program 'print.sh' cannot be started: [Errno 2] No such file"),
+        (
+            {"print.sh": 0o644},
+            "the program 'print.sh' cannot be started: Permission denied; is it executable",
+        ),
+        ({"print.sh": 0o755}, "the program 'print.sh' cannot be started: Exec format error; does it begin"),
+    ],
+    ids=["missing", "not executable", "no program"],
+)
+def test_a_program_of_a_folder_that_does_not_start_says_why(
+    mounted: Make, tmp_path: Path, beside: dict[str, int], error: str
+) -> None:
+    archive = mounted(config(converter("cmd", "command:converters/print.sh", settle_seconds=0)), mount=False)
+    program(archive.root / "converters/print.sh", "1")
+    archive.mount()
+    archive.drop("cmd", "a.txt")
+    archive.wait_for_status("a.txt", "success")
+    fresh = tmp_path / "fresh"
+    fresh.mkdir()
+    for name, mode in beside.items():
+        (fresh / name).write_bytes(b"\0")
+        (fresh / name).chmod(mode)
+    archivefs("reprocess", "--code", fresh, "converter=cmd", "--archive", archive.root, code=28)
+    assert json.loads((archive.point / "jobs/1/errors.jsonl").read_bytes())["error"].startswith(error)
+
+
 def test_a_program_of_path_has_no_code_in_a_folder(mounted: Make, tmp_path: Path) -> None:
     archive = mounted(config(converter("cmd", "command:echo {}", settle_seconds=0)))
     archive.drop("cmd", "a.txt")
