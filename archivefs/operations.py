@@ -390,6 +390,14 @@ class Report:
         )  # fmt: skip
 
 
+def reports_of(contents: Sequence[bytes]) -> list[Report]:
+    """What a conversion gave, as ``report.json``, ``report-2.json``, ..."""
+    return [
+        Report("report.json" if number == 1 else f"report-{number}.json", content)
+        for number, content in enumerate(contents, 1)
+    ]
+
+
 @dataclass
 class FinishAttempt(Operation[None]):
     """Store what an attempt gave and move the entry on. Times in Unix milliseconds."""
@@ -421,17 +429,14 @@ class FinishAttempt(Operation[None]):
         if status is not Status.CONVERTING or attempts != self.attempt:
             raise ArchiveError(f"attempt {self.attempt} of {self.id} is not running: the entry is {status}")
         config = txn.config.converters.get(self.converter, ConverterConfig())
-        keep = config.archive_reports
-        day = txn.day(id_milliseconds(self.id))
+        log, stored = self._stored(txn, config)
         txn.record(
             AttemptFinished(
                 id=self.id, attempt=self.attempt, outcome=self.outcome, status=self.status,
                 started_ms=self.started_ms, duration_ms=self.duration_ms, version=sound(self.version),
                 arguments=self.arguments, error=sound(self.error),
                 warnings=[sound(each) for each in self.warnings], due_ms=self.due_ms,
-                log=self._store(txn, day, "log", self.log) if self.log else None,
-                reports=[self._store(txn, day, "report", each, keep=keep) for each in self.reports],
-                report_ids=self._report_ids(txn) if config.submit else [],
+                log=log, reports=stored, report_ids=self._report_ids(txn) if config.submit else [],
             )
         )  # fmt: skip
 
@@ -444,6 +449,12 @@ class FinishAttempt(Operation[None]):
             reports.id_of(each.content) or reports.make_id(source, self.converter, ordinal)
             for ordinal, each in enumerate(self.reports, 1)
         ]
+
+    def _stored(self, txn: Transaction, config: ConverterConfig) -> tuple[Content | None, list[Content]]:
+        """A record for the log and for each report that is archived; what the event says of them."""
+        day, keep = txn.day(id_milliseconds(self.id)), config.archive_reports
+        log = self._store(txn, day, "log", self.log) if self.log else None
+        return log, [self._store(txn, day, "report", each, keep=keep) for each in self.reports]
 
     def _store(self, txn: Transaction, day: str, kind: str, piece: Report, *, keep: bool = True) -> Content:
         header = piece.header(kind, self.id, self.attempt)

@@ -13,6 +13,7 @@ from archivefs.cli.common import console, json_option, print_json, with_archive
 from archivefs.cli.watching import finish
 from archivefs.control.upkeep import planned_replay, replay_request
 from archivefs.errors import ControlError, IncompleteError
+from archivefs.jobs.comparison import KINDS
 from archivefs.jobs.job import FOLDER, PRIORITIES, REPLAY_PRIORITY
 from archivefs.telling import tell
 
@@ -20,7 +21,6 @@ priority_option = click.option(
     "--priority", type=click.IntRange(PRIORITIES[0], PRIORITIES[-1]), default=REPLAY_PRIORITY, metavar="0..9",
     help=f"Before which jobs that wait: 0 is the most urgent [{REPLAY_PRIORITY}].",
 )  # fmt: skip
-KINDS = ("newly_failing", "newly_passing", "changed", "identical", "still_failing")
 
 
 @click.command()

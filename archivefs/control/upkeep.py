@@ -308,7 +308,7 @@ def planned_replay(archive: Archive, request: dict[str, Any]) -> Reply:
     counts, skipped, seconds = dict[str, int](), dict[str, int](), 0.0
     for entry in archive.reader.search(parse(request["query"], archive.zone), newest_first=False):
         name = archive.reader.converter_name(entry.converter_id)
-        why = replaying.why_not(archive, entry)
+        why = replaying.why_not(archive, entry, request["code"])
         if why:
             skipped[why] = skipped.get(why, 0) + 1
         else:

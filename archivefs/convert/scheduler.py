@@ -22,7 +22,7 @@ from archivefs.convert.snapshots import Code, Packed
 from archivefs.convert.verdict import cause_of, verdict
 from archivefs.convert.waiting import Place, Waiting
 from archivefs.errors import ArchiveError
-from archivefs.operations import BeginAttempt, FinishAttempt, KeepCode, Report
+from archivefs.operations import BeginAttempt, FinishAttempt, KeepCode, Report, reports_of
 from archivefs.routing import UNROUTED
 from archivefs.states import WAITING, Outcome
 from archivefs.store.durable import make_dirs, remove_tree
@@ -246,7 +246,7 @@ class Scheduler:
                     duration_ms=int(taken * 1000), version=answer.version,
                     arguments=config.arguments, error=error_text, warnings=answer.warnings,
                     due_ms=due_ms, log=Report("log.txt", job.log) if job and job.log else None,
-                    reports=reports_of(job),
+                    reports=reports_of(job.reports if job is not None else ()),
                 )  # fmt: skip
                 await self._record(finish, interrupted=answer.outcome is Outcome.INTERRUPTED)
                 if job is not None:
@@ -273,9 +273,3 @@ class Scheduler:
 def ahead(seconds: float) -> int:
     """How many conversions that take so long are begun before a worker is free for them."""
     return min(int(AHEAD_SECONDS / max(seconds, 1e-4)), AHEAD_MOST)
-
-
-def reports_of(job: Job | None) -> list[Report]:
-    """What a job gave, as ``report.json``, ``report-2.json``, ..."""
-    given = enumerate(job.reports if job is not None else (), 1)
-    return [Report("report.json" if n == 1 else f"report-{n}.json", data) for n, data in given]

@@ -20,6 +20,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+import msgspec
+
 from archivefs.config import ConverterConfig
 from archivefs.errors import ArchiveError
 from archivefs.events import CodeKept
@@ -104,10 +106,9 @@ class Packed(NamedTuple):
                 target.parent.mkdir(0o755, parents=True, exist_ok=True)
                 target.write_bytes(archive.read(info))
                 target.chmod(info.external_attr >> 16 & 0o555)
-        folders = [each for each, _, _ in os.walk(fresh)]
         for number in range(len(self.manifest["path"])):
-            (fresh / str(number)).mkdir(0o755, exist_ok=True)
-        for each in folders:
+            (fresh / str(number)).mkdir(exist_ok=True)
+        for each, _, _ in os.walk(fresh):
             Path(each).chmod(0o755)
         fresh.rename(folder)
         return self.code(folder)
@@ -119,6 +120,25 @@ class Packed(NamedTuple):
         outside = program.startswith("/") and not program.startswith("/usr/")
         elsewhere = (str(Path(program).parent),) if outside else ()
         return Code(self.sha256, folder, path, program, elsewhere)
+
+
+def taken_from(root: Path, config: ConverterConfig, folder: str) -> ConverterConfig:
+    """The converter with its code in another folder, the whole path of which is given.
+
+    The program of a command has the place in it that it has in its own folder of ``path``; what is in none is
+    looked for by its name. Raises ``CodeError`` for a program that is looked up in ``PATH``.
+    """
+    program = _command(config)
+    if not program:
+        return msgspec.structs.replace(config, path=[folder])
+    if "/" not in program:
+        raise CodeError(
+            f"its program {program!r} is looked up in PATH; a folder has the code of what is named with a /"
+        )
+    own = [root / each for each in config.path if (root / program).is_relative_to(root / each)]
+    place = (root / program).relative_to(own[0]) if own else Path(program).name
+    words = [str(Path(folder, place)), *shlex.split(config.run.partition(":")[2])[1:]]
+    return msgspec.structs.replace(config, run=f"command:{shlex.join(words)}", path=[folder])
 
 
 def fingerprint(root: Path, config: ConverterConfig) -> tuple[Found, ...]:
@@ -228,10 +248,10 @@ def _manifest(root: Path, config: ConverterConfig, found: Sequence[Found]) -> di
     manifest: dict[str, Any] = {"run": config.run, "path": told}
     program = _command(config)
     if program:
-        manifest["program"] = _program(root, folders, program)
-        if "/" not in program or program.startswith("/"):
-            manifest |= _installed_program(program)
-        return manifest
+        place = _place(root, folders, program)
+        return manifest | (
+            {"program": place} if place else {"program": program} | _installed_program(program)
+        )
     top = config.run.partition(":")[2].partition(":")[0].partition(".")[0]
     mine = re.compile(rf"\d+/{re.escape(top)}(/.*|\.[^/]*)")
     if not any(mine.fullmatch(each.name) for each in found):
@@ -239,14 +259,12 @@ def _manifest(root: Path, config: ConverterConfig, found: Sequence[Found]) -> di
     return manifest
 
 
-def _program(root: Path, folders: Sequence[Path], program: str) -> str:
-    """The program as a worker finds it: below its code where it is part of that."""
-    if "/" in program and not program.startswith("/"):
-        for number, folder in enumerate(folders):
-            if (root / program).is_relative_to(folder):
-                return str(PurePosixPath(str(number), (root / program).relative_to(folder).as_posix()))
-        return str(root / program)
-    return program
+def _place(root: Path, folders: Sequence[Path], program: str) -> str:
+    """The program's place in the snapshot, where it is a file of the code; '' where it is installed."""
+    for number, folder in enumerate(folders):
+        if "/" in program and (root / program).is_relative_to(folder):
+            return str(PurePosixPath(str(number), (root / program).relative_to(folder).as_posix()))
+    return ""
 
 
 def _installed_program(program: str) -> dict[str, str]:

@@ -53,6 +53,12 @@ _LIMITS = {
 }
 """Which limit an error number speaks of."""
 
+_NOT_STARTED = {
+    errno.EACCES: "is it executable (chmod +x)?",
+    errno.ENOEXEC: "does it begin with a line such as #!/usr/bin/python3?",
+}
+"""What a person may have forgotten whose program does not start."""
+
 
 class MissingError(Exception):
     """Something that the converter needs is not installed."""
@@ -105,6 +111,11 @@ def _command(command: Sequence[str]) -> Converter:
             )  # fmt: skip
         except FileNotFoundError as error:
             raise MissingError(f"the program {program!r} cannot be started: {error}") from None
+        except OSError as error:
+            if error.errno not in _NOT_STARTED:
+                raise
+            why = _NOT_STARTED[error.errno]
+            return Result.failed(f"the program {program!r} cannot be started: {error.strerror}; {why}")
         said = done.stderr.decode("utf-8", "replace")
         print(said, end="", flush=True)  # noqa: T201  into the attempt's log
         if done.returncode == EX_TEMPFAIL:

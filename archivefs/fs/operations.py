@@ -201,10 +201,10 @@ class Operations(pyfuse3.Operations):
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
         """A listing from the start."""
         node = self._tree.node(inode)
-        if not isinstance(node, Directory):
-            raise FUSEError(errno.ENOTDIR)
         if isinstance(node, QueryDir):
             return self._keep(QueryListing(node, self._entry))
+        if not isinstance(node, Directory):
+            raise FUSEError(errno.ENOTDIR)
         return self._keep(self._listings.open(node))
 
     @_boundary

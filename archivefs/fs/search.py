@@ -109,8 +109,8 @@ class SearchDir(Directory):
                 yield cookie, name, node
 
 
-class QueryDir(Directory):
-    """``search/QUERY/``; ``find`` and ``listing`` take its place in what other directories do."""
+class QueryDir(Node):
+    """``search/QUERY/``. No ``Directory``: what is in it takes waiting, see ``find`` and ``QueryListing``."""
 
     def __init__(self, search: SearchDir, nodes: EntryNodes, number: int, wanted: Query) -> None:
         self.ino = inodes.query(number)
@@ -136,14 +136,6 @@ class QueryDir(Directory):
     def _find(self, name: bytes) -> Entry | None:
         with contextlib.closing(Reader.open(self.archive.root / CATALOG)) as reader:
             return reader.named(self.wanted, self.archive.zone, name)
-
-    def lookup(self, name: bytes) -> Node | None:
-        """Not here: see ``find``."""
-        raise NotImplementedError
-
-    def entries(self, after: int) -> Iterator[Listed]:
-        """Not here: see ``QueryListing``."""
-        raise NotImplementedError
 
     def page(self, behind: Entry | None, count: int) -> list[tuple[Entry, bytes]]:
         """The next entries and their names; in a thread."""

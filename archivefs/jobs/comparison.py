@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from archivefs.archive import Archive
-from archivefs.catalog.rows import Entry
+from archivefs.catalog.rows import Attempt, Entry
 from archivefs.convert.replay import Done
 from archivefs.states import Outcome
 from archivefs.store.durable import make_dirs, replacing
@@ -27,17 +27,47 @@ _VERDICTS = frozenset({"result", "status", "outcome", "passed", "verdict", "pass
 """Names of fields that say whether a unit passed."""
 
 
-class Before(NamedTuple):
-    """What an entry was: outcome of the attempt that counts, and its reports."""
+class Side(NamedTuple):
+    """What an attempt came to: its outcome, '' for none, and its reports."""
 
     outcome: str
+    error: str
     reports: list[bytes]
     """None where reports are not archived."""
     hashes: list[str]
 
-    def equals(self, reports: Sequence[bytes]) -> bool:
-        """Whether these are the same, byte for byte."""
-        return self.hashes == [hashlib.sha256(each).hexdigest() for each in reports]
+    @classmethod
+    def before(cls, archive: Archive, entry: Entry, job: int) -> "Side":
+        """What an entry was before the job."""
+        attempts = archive.reader.attempts(entry.n)
+        return cls._last(archive, [each for each in attempts if each.promoted and each.job != job])
+
+    @classmethod
+    def recorded(cls, archive: Archive, entry: Entry, job: int) -> "Side":
+        """What the job made of it, as the archive has it."""
+        return cls._last(archive, [each for each in archive.reader.attempts(entry.n) if each.job == job])
+
+    @classmethod
+    def made(cls, done: Done) -> "Side":
+        """What came of a conversion."""
+        hashes = [hashlib.sha256(each).hexdigest() for each in done.reports]
+        return cls(str(done.answer.outcome), done.answer.error, done.reports, hashes)
+
+    @classmethod
+    def _last(cls, archive: Archive, attempts: Sequence[Attempt]) -> "Side":
+        last = next((each for each in reversed(attempts) if each.outcome), None)
+        if last is None:
+            return cls("", "", [], [])
+        contents = archive.reader.contents(last.n)
+        pieces = [each for each in contents if each.attempt == last.attempt and each.ordinal]
+        read = archive.content.read
+        found = [read(each.location, each.size) for each in pieces if each.location is not None]
+        return cls(last.outcome, last.error, found, [each.sha256 for each in pieces])
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all its reports are there."""
+        return len(self.reports) == len(self.hashes)
 
 
 @dataclass
@@ -50,7 +80,7 @@ class Comparison:
 
     @classmethod
     def load(cls, folder: Path) -> "Comparison":
-        """As it was when the job was stopped, or an empty one."""
+        """As it was written last, or an empty one."""
         with contextlib.suppress(FileNotFoundError, msgspec.MsgspecError):
             return msgspec.json.decode((folder / JSON).read_bytes(), type=cls)
         return cls()
@@ -64,23 +94,6 @@ class Comparison:
             out.write(page(self).encode("utf-8", "replace"))
 
     @staticmethod
-    def current(archive: Archive, entry: Entry, job: int) -> Before:
-        """What an entry was before the job."""
-        attempts = [
-            each for each in archive.reader.attempts(entry.n)
-            if each.promoted and each.outcome and each.job != job
-        ]  # fmt: skip
-        if not attempts:
-            return Before("", [], [])
-        pieces = [
-            each for each in archive.reader.contents(entry.n)
-            if each.attempt == attempts[-1].attempt and each.ordinal
-        ]  # fmt: skip
-        read = archive.content.read
-        found = [read(each.location, each.size) for each in pieces if each.location is not None]
-        return Before(attempts[-1].outcome, found, [each.sha256 for each in pieces])
-
-    @staticmethod
     def fields(old: Sequence[bytes], new: Sequence[bytes]) -> dict[str, tuple[Any, Any]]:
         """The paths at which reports differ, each with its first two values."""
         found: dict[str, tuple[Any, Any]] = {}
@@ -90,24 +103,22 @@ class Comparison:
             _differences(prefix, pair[0], pair[1], found)
         return found
 
-    def add(self, archive: Archive, entry: Entry, made: Done, job: int) -> None:
-        """Compare what a replay gave with what the entry was."""
-        before = self.current(archive, entry, job)
-        passed, passes = before.outcome == Outcome.SUCCESS, made.answer.outcome is Outcome.SUCCESS
+    def add(self, id_: str, before: Side, now: Side) -> None:
+        """Count an entry: what it was, and what a replay gave."""
+        passed, passes = before.outcome == Outcome.SUCCESS, now.outcome == Outcome.SUCCESS
         if passed != passes:
             kind = "newly_passing" if passes else "newly_failing"
         elif not passes:
             kind = "still_failing"
         else:
-            kind = "identical" if before.equals(made.reports) else "changed"
+            kind = "identical" if before.hashes == now.hashes else "changed"
         self.counts[kind] += 1
         if passed != passes and len(self.flips) < SHOWN:
-            was, now = before.outcome or "never converted", str(made.answer.outcome)
-            error = made.answer.error[:500]
-            self.flips.append({"id": entry.id, "kind": kind, "before": was, "now": now, "error": error})
-        if kind != "changed" or len(before.reports) < len(before.hashes):
+            was, error = before.outcome or "never converted", now.error[:500]
+            self.flips.append({"id": id_, "kind": kind, "before": was, "now": now.outcome, "error": error})
+        if kind != "changed" or not (before.is_whole and now.is_whole):
             return
-        for path, (old, new) in self.fields(before.reports, made.reports).items():
+        for path, (old, new) in self.fields(before.reports, now.reports).items():
             row = self.changed.get(path)
             if row is None:
                 path = path if len(self.changed) < MOST_FIELDS else "(further fields)"
@@ -115,7 +126,12 @@ class Comparison:
             row["count"] += 1
             row["flips"] += is_verdict(path)
             if len(row["examples"]) < EXAMPLES:
-                row["examples"].append({"id": entry.id, "old": _short(old), "new": _short(new)})
+                row["examples"].append({"id": id_, "old": _short(old), "new": _short(new)})
+
+    @property
+    def total(self) -> int:
+        """How many entries were compared."""
+        return sum(self.counts.values())
 
     def ordered(self) -> list[tuple[str, dict[str, Any]]]:
         """The fields: those that say whether a unit passed first, then the most frequent."""

@@ -13,21 +13,25 @@ import msgspec
 from archivefs.archive import Archive
 from archivefs.catalog.rows import Attempt, Entry, arguments_of
 from archivefs.config import ConverterConfig
+from archivefs.convert import snapshots
 from archivefs.convert.replay import Done, Task
+from archivefs.convert.snapshots import CodeError
 from archivefs.errors import ArchiveError, JobError
 from archivefs.events import Replayed
-from archivefs.jobs.comparison import Comparison
+from archivefs.jobs.comparison import Comparison, Side
 from archivefs.jobs.job import REPLAY_PRIORITY, Job, Steps
-from archivefs.operations import FinishAttempt, Report, sound
+from archivefs.operations import FinishAttempt, Report, reports_of, sound
 from archivefs.query import parse
 from archivefs.routing import UNROUTED
 from archivefs.states import UNPURGEABLE, Outcome, Status
 from archivefs.store.durable import make_dirs, replacing
-from archivefs.transaction import Transaction, id_milliseconds
+from archivefs.transaction import Transaction
 
 CHUNK = 48
 """Entries that are converted together, and committed as one group."""
 ITEMS = "items.jsonl"
+FOLDER = "path:"
+"""What stands before the folder of code that is not installed."""
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -64,19 +68,14 @@ class RecordReplay(FinishAttempt):
             raise ArchiveError(f"it is {status}")
         self.attempt = attempts + 1
         config = txn.config.converters.get(self.converter, ConverterConfig())
-        day = txn.day(id_milliseconds(self.id))
         promoted = self.promote and self.outcome is Outcome.SUCCESS
+        log, stored = self._stored(txn, config)
         txn.record(
             Replayed(
                 id=self.id, attempt=self.attempt, job=self.job, outcome=self.outcome, promoted=promoted,
                 code=self.code, started_ms=self.started_ms, duration_ms=self.duration_ms,
                 version=sound(self.version), arguments=self.arguments, error=sound(self.error),
-                warnings=[sound(each) for each in self.warnings],
-                log=self._store(txn, day, "log", self.log) if self.log else None,
-                reports=[
-                    self._store(txn, day, "report", each, keep=config.archive_reports)
-                    for each in self.reports
-                ],
+                warnings=[sound(each) for each in self.warnings], log=log, reports=stored,
                 report_ids=self._report_ids(txn) if promoted and self.submit and config.submit else [],
             )
         )  # fmt: skip
@@ -92,9 +91,9 @@ def reprocess(archive: Archive, job: Job) -> Steps:
     options = options_of(job)
     ids = _items(archive, job, options)
     done = archive.reader.jobs.replayed(job.number)
-    comparison = Comparison.load(job.folder) if options.compare else None
-    if comparison is not None:
-        comparison.save(job.folder)
+    comparison = (
+        _compared_so_far(archive, job, [id_ for id_ in ids if id_ in done]) if options.compare else None
+    )
     counts = job.progress
     counts.total = len(ids)
     waiting = (id_ for id_ in ids if id_ not in done)
@@ -110,7 +109,8 @@ def reprocess(archive: Archive, job: Job) -> Steps:
             refused = next(outcomes) if operation is not None else None
             _count(job, task, result, refused)
             if comparison is not None and isinstance(result, Done) and refused is None:
-                comparison.add(archive, task.entry, result, job.number)
+                before = Side.before(archive, task.entry, job.number)
+                comparison.add(task.entry.id, before, Side.made(result))
         if comparison is not None:
             comparison.save(job.folder)
         if options.on_error == "abort" and counts.failed:
@@ -135,10 +135,22 @@ def _items(archive: Archive, job: Job, options: Options) -> list[str]:
     return [msgspec.json.decode(line) for line in path.read_bytes().splitlines()]
 
 
+def _compared_so_far(archive: Archive, job: Job, done: list[str]) -> Comparison:
+    """The comparison of what this job has converted; made anew where the file lacks what was committed."""
+    comparison = Comparison.load(job.folder)
+    if comparison.total != len(done):
+        comparison = Comparison()
+        for entry in filter(None, map(archive.reader.by_id, done)):
+            before = Side.before(archive, entry, job.number)
+            comparison.add(entry.id, before, Side.recorded(archive, entry, job.number))
+    comparison.save(job.folder)
+    return comparison
+
+
 def _task(archive: Archive, job: Job, options: Options, id_: str) -> Task | None:
     """What is to be converted how; None, and counted, where it is not."""
     entry = archive.reader.by_id(id_)
-    why = "it is not there any more" if entry is None else why_not(archive, entry)
+    why = "it is not there any more" if entry is None else why_not(archive, entry, options.code)
     if entry is not None and not why:
         found = task_of(archive, options, entry)
         if isinstance(found, Task):
@@ -149,22 +161,33 @@ def _task(archive: Archive, job: Job, options: Options, id_: str) -> Task | None
     return None
 
 
-def why_not(archive: Archive, entry: Entry) -> str:
-    """Why an entry cannot be replayed now, '' where it can."""
+def why_not(archive: Archive, entry: Entry, code: str) -> str:
+    """Why an entry cannot be replayed with that code now, '' where nothing is known against it."""
     name = archive.reader.converter_name(entry.converter_id)
     if entry.status in UNPURGEABLE or entry.status is Status.SUPERSEDED:
         return f"it is {entry.status}"
     if name == UNROUTED:
         return "it has no converter"
-    return (
-        "" if archive.converter_config(name).run else f"archive.toml does not say how to convert for {name}"
-    )
+    config = archive.converter_config(name)
+    if not config.run:
+        return f"archive.toml does not say how to convert for {name}"
+    try:
+        _with_code(archive, config, code)
+    except CodeError as error:
+        return str(error)
+    return ""
+
+
+def _with_code(archive: Archive, config: ConverterConfig, code: str) -> ConverterConfig:
+    """The converter with the code of a folder, where that is wanted. Raises ``CodeError``."""
+    folder = code.removeprefix(FOLDER)
+    return config if folder == code else snapshots.taken_from(archive.root, config, folder)
 
 
 def task_of(archive: Archive, options: Options, entry: Entry) -> Task | str:
-    """How an entry is converted, or why it cannot be so."""
+    """How an entry is converted that ``why_not`` says nothing against, or why it cannot be so."""
     name = archive.reader.converter_name(entry.converter_id)
-    config, code = archive.converter_config(name), ""
+    config, code = _with_code(archive, archive.converter_config(name), options.code), ""
     last = _last_real(archive.reader.attempts(entry.n))
     if "original" in (options.code, options.arguments) and last is None:
         return "it was never converted, so nothing of then is known"
@@ -173,10 +196,6 @@ def task_of(archive: Archive, options: Options, entry: Entry) -> Task | str:
         if not last.code:
             return f"nobody knows which code made attempt {last.attempt}"
         code = last.code
-    elif options.code.startswith("path:"):
-        if config.run.startswith("command:"):
-            return "its converter is a command: only Python code can be tried from a folder"
-        config = msgspec.structs.replace(config, path=[options.code.removeprefix("path:")])
     arguments = config.arguments
     if options.arguments == "original":
         assert last is not None
@@ -193,15 +212,13 @@ def _last_real(attempts: Sequence[Attempt]) -> Attempt | None:
 def _operation(job: Job, options: Options, task: Task, made: Done | ArchiveError) -> RecordReplay | None:
     if isinstance(made, ArchiveError):
         return None
-    reports = enumerate(made.reports, 1)
     return RecordReplay(
         id=task.entry.id, converter=task.converter, attempt=0, outcome=made.answer.outcome,
         status=task.entry.status, started_ms=made.started_ms, duration_ms=int(made.seconds * 1000),
         version=made.answer.version, arguments=task.config.arguments, error=made.answer.error,
         warnings=made.answer.warnings, log=Report("log.txt", made.log) if made.log else None,
-        reports=[Report("report.json" if n == 1 else f"report-{n}.json", data) for n, data in reports],
-        job=job.number, code=made.code, submit=options.submit,
-        promote=options.promote and not options.code.startswith("path:"),
+        reports=reports_of(made.reports), job=job.number, code=made.code, submit=options.submit,
+        promote=options.promote and not options.code.startswith(FOLDER),
     )  # fmt: skip
 
 
@@ -246,8 +263,9 @@ def reproduce(archive: Archive, job: Job) -> Steps:
 def _judge(
     archive: Archive, job: Job, position: dict[str, Any], task: Task, made: Done | ArchiveError
 ) -> None:
-    before = Comparison.current(archive, task.entry, job.number)
-    if isinstance(made, Done) and before.equals(made.reports) and str(made.answer.outcome) == before.outcome:
+    before = Side.before(archive, task.entry, job.number)
+    now = Side.made(made) if isinstance(made, Done) else None
+    if now is not None and (now.outcome, now.hashes) == (before.outcome, before.hashes):
         position["same"] += 1
         job.progress.done += 1
         return

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,96 @@ def test_code_that_is_not_installed_is_tried_and_never_promoted(past: Mounted, t
     assert (number > 0, "path:FOLDER" in said["error"]) == (True, True)
 
 
+def program(path: Path, version: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"""#!/bin/sh
+echo '{{"version": "{version}", "beside": "'"$(cat "${{0%/*}}/beside.txt")"'", "word": "'"$1"'"}}'
+""")
+    path.chmod(0o755)
+    (path.parent / "beside.txt").write_text(f"beside {version}")
+
+
+@pytest.mark.parametrize(
+    ("run", "path", "place"),
+    [
+        ("converters/print.sh", [], "print.sh"),
+        ("tools/bin/print.sh", ["tools"], "bin/print.sh"),
+        ("{folder}/installed/print.sh", [], "print.sh"),
+    ],
+    ids=["beside the archive's code", "in a folder of path", "installed elsewhere"],
+)
+def test_a_program_that_is_not_installed_is_tried_and_kept(
+    mounted: Make, tmp_path: Path, run: str, path: list[str], place: str
+) -> None:
+    run = run.format(folder=tmp_path)
+    table = converter("cmd", f"command:{run} 'a word'", settle_seconds=0, path=path)
+    archive = mounted(config(table), mount=False)
+    program(archive.root / run, "1")
+    archive.mount()
+    archive.drop("cmd", "a.txt")
+    entry = archive.wait_for_status("a.txt", "success")
+    assert archive.report(entry) == {"version": "1", "beside": "beside 1", "word": "a word"}
+    fresh = tmp_path / "fresh folder"
+    program(fresh / place, "2")
+    done = archivefs("reprocess", "--code", fresh, "--compare", "converter=cmd", "--archive", archive.root)
+    assert done.stdout.splitlines()[:4] == [
+        "job 1: 1 of 1 converted, 0 failed, 0 skipped",
+        "0 newly failing, 0 newly passing, 1 changed, 0 identical, 0 still failing",
+        "  $.beside: 1",
+        "  $.version: 1",
+    ]
+    assert archive.report(entry)["version"] == "1"
+    made = archive.entry_dir(entry) / "attempts/2/report.json"
+    assert json.loads(made.read_bytes()) == {"version": "2", "beside": "beside 2", "word": "a word"}
+    shutil.rmtree(fresh)
+    with zipfile.ZipFile(archive.root / f"converters/cmd/{archive.attempt(entry, 2)['code']}.zip") as kept:
+        assert {f"0/{place}", f"0/{Path(place).parent / 'beside.txt'}"} < set(kept.namelist())
+    done = archivefs("reproduce", "converter=cmd", "--archive", archive.root)
+    assert done.stdout.startswith("1 of 1 reproduced")
+
+
+@pytest.mark.parametrize(
+    ("beside", "error"),
+    [
+        ({}, "the program 'print.sh' cannot be started: [Errno 2] No such file"),
+        (
+            {"print.sh": 0o644},
+            "the program 'print.sh' cannot be started: Permission denied; is it executable",
+        ),
+        ({"print.sh": 0o755}, "the program 'print.sh' cannot be started: Exec format error; does it begin"),
+    ],
+    ids=["missing", "not executable", "no program"],
+)
+def test_a_program_of_a_folder_that_does_not_start_says_why(
+    mounted: Make, tmp_path: Path, beside: dict[str, int], error: str
+) -> None:
+    archive = mounted(config(converter("cmd", "command:converters/print.sh", settle_seconds=0)), mount=False)
+    program(archive.root / "converters/print.sh", "1")
+    archive.mount()
+    archive.drop("cmd", "a.txt")
+    archive.wait_for_status("a.txt", "success")
+    fresh = tmp_path / "fresh"
+    fresh.mkdir()
+    for name, mode in beside.items():
+        (fresh / name).write_bytes(b"\0")
+        (fresh / name).chmod(mode)
+    archivefs("reprocess", "--code", fresh, "converter=cmd", "--archive", archive.root, code=28)
+    assert json.loads((archive.point / "jobs/1/errors.jsonl").read_bytes())["error"].startswith(error)
+
+
+def test_a_program_of_path_has_no_code_in_a_folder(mounted: Make, tmp_path: Path) -> None:
+    archive = mounted(config(converter("cmd", "command:echo {}", settle_seconds=0)))
+    archive.drop("cmd", "a.txt")
+    archive.wait_for_status("a.txt", "failed")
+    (tmp_path / "echo").write_text("#!/bin/sh\n")
+    words = ("reprocess", "--code", tmp_path, "converter=cmd", "--archive", archive.root)
+    said = archivefs(*words, "--dry-run")
+    assert "skipped, 1 entries: its program 'echo' is looked up in PATH" in said.stdout
+    said = archivefs(*words, code=28)
+    assert said.stdout == "job 1: 0 of 1 converted, 0 failed, 1 skipped\n"
+    assert "'echo' is looked up in PATH" in (archive.point / "jobs/1/errors.jsonl").read_text()
+
+
 def test_a_replay_goes_on_after_a_kill_and_does_nothing_twice(past: Mounted) -> None:
     past.killed = True
     fix(past, SECOND.replace("text = source", "__import__('time').sleep(0.03); text = source"))
@@ -176,6 +267,24 @@ def test_a_replay_goes_on_after_a_kill_and_does_nothing_twice(past: Mounted) -> 
     facts = ended(past, 1)
     assert (facts["state"], facts["done"], facts["failed"]) == ("done", COUNT, 0)
     assert {len(attempts(past, f"u{n:02}.csv")) for n in range(COUNT)} == {2}
+
+
+def test_a_comparison_has_what_was_committed_before_a_kill_and_not_written_to_it(past: Mounted) -> None:
+    past.killed = True
+    fix(past)
+    told(past, "reprocess", b"converter=ict compare=yes rate=10\n")
+    file = past.root / "jobs/1/comparison.json"
+    past.wait_for("the empty comparison", file.exists, 30)
+    early = file.read_bytes()
+    past.wait_for("a group", lambda: file.read_bytes() != early, 30)
+    past.kill()
+    file.write_bytes(early)  # as by a kill between the commit and the file
+    past.mount()
+    ended(past, 1)
+    told_of = json.loads((past.point / "jobs/1/comparison.json").read_bytes())
+    assert (told_of["counts"]["newly_passing"], sum(told_of["counts"].values())) == (10, COUNT)
+    assert told_of["changed"]["$.result"]["count"] == told_of["counts"]["changed"] > 0
+    assert len(told_of["flips"]) == 10
 
 
 def test_a_replay_is_paused_resumed_and_cancelled(past: Mounted) -> None:
