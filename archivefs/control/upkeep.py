@@ -32,6 +32,8 @@ PURGE, VERIFY, REPACK, REPROCESS, REPRODUCE = "purge", "verify", "repack", "repr
 """Kinds of work (``jobs/works``)."""
 SHOWN = 1000
 """Entries of a plan that a reply lists."""
+SLOWEST = 0.001
+"""Least ``rate`` of a replay, in entries a second: one each quarter of an hour."""
 REPLAY_SECONDS = 0.003
 """What a replay takes beside the conversion itself (tools/bench, "replay")."""
 
@@ -275,8 +277,9 @@ def replay_request(archive: Archive, words: list[str]) -> tuple[dict[str, Any], 
         rate = float(given.get("rate", "0"))
     except ValueError:
         rate = -1.0
-    if not 0 <= rate < 1e9:
-        raise ControlError(f'rate: is "{names.safe(given["rate"])}", must be a number of entries a second')
+    if rate and not SLOWEST <= rate < 1e9:
+        what = f"must be a number of entries a second, {SLOWEST:g} or more, or 0: as fast as it goes"
+        raise ControlError(f'rate: is "{names.safe(given["rate"])}", {what}')
     is_yes = {key: given.get(key, "yes" if key == "promote" else "no") == "yes" for key in _YES_NO}
     request = {
         "query": query, "code": code, "arguments": given.get("arguments", "current"), "settings": settings,

@@ -5,11 +5,12 @@ of its own where the archive is not mounted.
 """
 
 import logging
+import math
 import signal
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import outcome
 import trio
@@ -24,7 +25,7 @@ from archivefs.jobs import job as jobs
 from archivefs.jobs.job import ChangeJob, CreateJob, Job, Progress, Work
 from archivefs.operations import KeepCode
 from archivefs.parts import Actor
-from archivefs.states import JOB_ENDS, JobState
+from archivefs.states import JobState
 from archivefs.steps import Commit, carry_out, made
 from archivefs.transaction import Operation
 
@@ -36,6 +37,8 @@ YIELD, LONGEST_YIELD = 3.0, 0.5
 three of four saves meet none of it (tools/bench, "work")."""
 LOOK_SECONDS = 0.1
 """Between two looks at whether conversions, or a wait, are to be broken off."""
+TRIES, AGAIN_SECONDS = 3, 60.0
+"""How often a job is tried that cannot be run, and the time between."""
 KEPT_MS = 30 * 86_400_000
 """How long errors and results of a job that ended are kept."""
 
@@ -61,7 +64,7 @@ class Wanted:
         return self._event.is_set()
 
     def stop(self, state: JobState | None) -> None:
-        """Stop at the next step: paused or cancelled, or None to go on with it after a restart.
+        """Stop at the next step, and note ``state``; None where the journal has already what becomes of it.
 
         Conversions that run, and waiting, are broken off.
         """
@@ -93,30 +96,47 @@ def run(
         check()
 
     job.commit = commit
-    made(commit([job.change(JobState.RUNNING)]))
+    if _note(job, commit, JobState.RUNNING) is None:
+        return None
     try:
         result = carry_out(work(archive, job), commit, between)
     except _StoppedError as stopped:
-        if stopped.state is not None:
-            made(commit([job.change(stopped.state)]))
-        return stopped.state
+        if stopped.state is None:
+            made(commit([job.count()]))
+            return None
+        return _note(job, commit, stopped.state)
     except (ArchiveError, OSError) as error:
         log.error("job %d (%s) failed: %s", job.number, job.work, error)
-        made(commit([job.change(JobState.FAILED, str(error))]))
-        return JobState.FAILED
+        return _note(job, commit, JobState.FAILED, str(error))
     except Exception as error:
         log.exception("job %d (%s) failed", job.number, job.work)
-        made(commit([job.change(JobState.FAILED, f"a bug: {error!r}")]))
-        return JobState.FAILED
+        return _note(job, commit, JobState.FAILED, f"a bug: {error!r}")
     job.keep_result(result)
-    made(commit([job.change(JobState.DONE)]))
-    return JobState.DONE
+    return _note(job, commit, JobState.DONE)
+
+
+def _note(job: Job, commit: Commit, state: JobState, error: str = "") -> JobState | None:
+    """Note a state; None where somebody paused or cancelled the job meanwhile, which stands."""
+    (outcome_,) = commit([job.change(state, error)])
+    if isinstance(outcome_, JobError):
+        log.info("%s: it does not become %s", outcome_, state)
+        return None
+    made([outcome_])
+    return state
+
+
+class _Trouble(NamedTuple):
+    """How often a job could not be run, and from when on, by the clock of trio, it is tried again."""
+
+    tries: int
+    again_at: float
 
 
 class Engine:
     """The jobs of a mounted archive, one at a time: the most urgent first, of these the lowest number.
 
-    One that runs is not interrupted by a more urgent one, nor after a stop.
+    One that runs is not interrupted by a more urgent one, nor after a stop. One that cannot be run at all
+    keeps no other waiting: it is tried again some times, behind the others, then it has failed.
     """
 
     def __init__(self, archive: Archive, committer: Committer, works: Mapping[str, Work]) -> None:
@@ -125,23 +145,44 @@ class Engine:
         self._works = works
         self._wake = trio.Event()
         self._running: tuple[Job, Wanted] | None = None
+        self._troubles: dict[int, _Trouble] = {}
 
     async def run(self) -> None:
         """Go on with what a stop interrupted, then with what is asked for, until cancelled."""
         while self._archive.writable:
             self._wake = trio.Event()
             waiting = [row for row in self._archive.reader.jobs.open() if row.state != JobState.PAUSED]
-            if waiting:
-                first = min(waiting, key=_turn)
+            ready = [row for row in waiting if self._again_at(row.job) <= trio.current_time()]
+            if ready:
+                first = min(ready, key=_turn)
                 try:
                     await self._one(Job(self._archive.root, first))
-                except Exception:
-                    log.exception("job %d could not be run; it is tried again later", first.job)
-                    await trio.sleep(60)
+                except Exception as error:
+                    await self._troubled(first, error)
+                else:
+                    self._troubles.pop(first.job, None)
                 continue
             for number in self._archive.reader.jobs.ended_before(self._archive.now_ms() - KEPT_MS):
                 await trio.to_thread.run_sync(jobs.forget, self._archive.root, number)
-            await self._wake.wait()
+            with trio.move_on_at(min((self._again_at(row.job) for row in waiting), default=math.inf)):
+                await self._wake.wait()
+
+    def _again_at(self, number: int) -> float:
+        trouble = self._troubles.get(number)
+        return trouble.again_at if trouble else -math.inf
+
+    async def _troubled(self, row: JobRow, error: Exception) -> None:
+        """A job could not be run, or its state not be noted: again in a while, or it has failed."""
+        log.error("job %d (%s) could not be run", row.job, row.work, exc_info=error)
+        tries = self._troubles[row.job].tries + 1 if row.job in self._troubles else 1
+        self._troubles[row.job] = _Trouble(tries, trio.current_time() + AGAIN_SECONDS)
+        if tries < TRIES:
+            return
+        said = f"it could not be run, {tries} times: {error!r}"
+        try:
+            await self._committer.submit(Job(self._archive.root, row).change(JobState.FAILED, said))
+        except Exception:
+            log.exception("that job %d has failed could not be noted; it is tried again", row.job)
 
     async def _one(self, job: Job) -> None:
         work, wanted = self._works.get(job.work), Wanted()
@@ -194,14 +235,17 @@ class Engine:
         return self._running[0].progress if self._running and self._running[0].number == number else None
 
     async def tell(self, number: int, word: str, actor: Actor | None) -> JobState:
-        """Pause, resume or cancel a job; returns the state that it has or comes into. Raises ``JobError``."""
+        """Pause, resume or cancel a job, durably; returns the state it has then. Raises ``JobError``.
+
+        The step that runs may still commit; a job that is resumed meanwhile is begun again behind it.
+        """
         row = jobs.get(self._archive, number)
-        change, state = decide(self._archive, Job(self._archive.root, row), JobState(row.state), word, actor)
-        is_paused = row.state == JobState.PAUSED  # though its thread may not have returned yet
-        if self._running and self._running[0].number == number and not is_paused:
-            self._running[1].stop(state)
-        else:
-            await self._committer.submit(change)
+        running = self._running if self._running and self._running[0].number == number else None
+        job = running[0] if running else Job(self._archive.root, row)
+        change, state = decide(self._archive, job, JobState(row.state), word, actor)
+        await self._committer.submit(change)
+        if state != JobState.QUEUED and self._running and self._running[0].number == number:
+            self._running[1].stop(None)
         self._wake.set()
         return state
 
@@ -211,12 +255,10 @@ def _turn(row: JobRow) -> tuple[bool, int, int]:
     return row.state != JobState.RUNNING, jobs.priority_of(row), row.job
 
 
-WORDS: Mapping[str, tuple[JobState, frozenset[JobState]]] = {
-    "pause": (JobState.PAUSED, frozenset({JobState.QUEUED, JobState.RUNNING})),
-    "resume": (JobState.QUEUED, frozenset({JobState.PAUSED})),
-    "cancel": (JobState.CANCELLED, frozenset(JobState) - JOB_ENDS),
-}
-"""What may be said to a job: what it becomes, and from which states."""
+WORDS: Mapping[str, JobState] = {
+    "pause": JobState.PAUSED, "resume": JobState.QUEUED, "cancel": JobState.CANCELLED,
+}  # fmt: skip
+"""What may be said to a job, and what it becomes."""
 
 
 def decide(
@@ -225,8 +267,8 @@ def decide(
     """What a word makes of a job. Raises ``JobError`` naming what is allowed."""
     if word not in WORDS:
         raise JobError(f'"{word}" is no command for a job; these are: {", ".join(WORDS)}')
-    becomes, allowed = WORDS[word]
-    if state not in allowed:
+    becomes = WORDS[word]
+    if state not in jobs.FROM[becomes]:
         raise JobError(f"job {job.number} is {state}: it cannot be made to {word}")
     if word == "cancel" and job.request.get("plan") in archive.reader.purges.unfinished():
         raise JobError(f"job {job.number}: a purge that has begun comes to its end; it can be paused")

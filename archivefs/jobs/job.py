@@ -131,12 +131,17 @@ class Job:
 
     def change(self, state: JobState, error: str = "") -> "ChangeJob":
         """The operation that notes a state, and how far it is."""
+        return ChangeJob(self._changed(state, error))
+
+    def count(self) -> "CountJob":
+        """The operation that notes how far it is."""
+        return CountJob(self._changed(JobState.RUNNING, ""))
+
+    def _changed(self, state: JobState, error: str) -> JobChanged:
         counts = self.progress
-        return ChangeJob(
-            JobChanged(
-                job=self.number, state=state, total=counts.total, done=counts.done, failed=counts.failed,
-                skipped=counts.skipped, error=error,
-            )
+        return JobChanged(
+            job=self.number, state=state, total=counts.total, done=counts.done, failed=counts.failed,
+            skipped=counts.skipped, error=error,
         )  # fmt: skip
 
 
@@ -156,19 +161,57 @@ class CreateJob(Operation[int]):
         return number
 
 
+FROM: Mapping[JobState, frozenset[JobState]] = {
+    JobState.QUEUED: frozenset({JobState.PAUSED}),
+    JobState.RUNNING: frozenset({JobState.QUEUED, JobState.RUNNING}),
+    JobState.PAUSED: frozenset({JobState.QUEUED, JobState.RUNNING}),
+    JobState.CANCELLED: frozenset(JobState) - JOB_ENDS,
+    JobState.FAILED: frozenset({JobState.QUEUED, JobState.RUNNING}),
+    JobState.DONE: frozenset({JobState.RUNNING}),
+}
+"""From which states a job comes into one; into ``running`` again after a stop."""
+
+
 @dataclass
 class ChangeJob(Operation[None]):
-    """Note that a job came into another state; nothing leaves an end."""
+    """Note that a job came into another state, one of those that it can come into."""
 
     event: JobChanged
     actor: Actor | None = None
 
     def run(self, txn: Transaction) -> None:
-        """One event. Raises ``JobError``."""
-        row = txn.reader.jobs.get(self.event.job)
-        if row is None or JobState(row.state) in JOB_ENDS:
-            raise JobError(f"job {self.event.job} is {'unknown' if row is None else row.state}")
+        """One event. Raises ``JobError`` where it is in another state by now."""
+        state = _state_in(txn, self.event.job)
+        if state is None or state not in FROM[JobState(self.event.state)]:
+            raise JobError(f"job {self.event.job} is {state or 'unknown'}")
         txn.record(msgspec.structs.replace(self.event, actor=self.actor))
+
+
+@dataclass
+class CountJob(Operation[None]):
+    """Say how far a job came that was paused or cancelled in the midst of a step; its state stays."""
+
+    event: JobChanged
+
+    def run(self, txn: Transaction) -> None:
+        """One event, or none."""
+        row, state = txn.reader.jobs.get(self.event.job), _state_in(txn, self.event.job)
+        assert row is not None
+        assert state is not None
+        said = self.event
+        if (row.total, row.done, row.failed, row.skipped) != (
+            said.total, said.done, said.failed, said.skipped,
+        ):  # fmt: skip
+            txn.record(msgspec.structs.replace(said, state=state, error=row.error))
+
+
+def _state_in(txn: Transaction, number: int) -> JobState | None:
+    """The state of a job, as the transaction leaves it so far; None for an unknown one."""
+    changes = [each for each in txn.events if isinstance(each, JobChanged) and each.job == number]
+    if changes:
+        return JobState(changes[-1].state)
+    row = txn.reader.jobs.get(number)
+    return None if row is None else JobState(row.state)
 
 
 def get(archive: Archive, number: int) -> JobRow:
@@ -183,9 +226,10 @@ def get(archive: Archive, number: int) -> JobRow:
 
 
 def priority_of(row: JobRow) -> int:
-    """How urgent a job is, one of ``PRIORITIES``."""
+    """How urgent a job is, one of ``PRIORITIES``; the usual one where it says something else."""
     usual = REPLAY_PRIORITY if row.work in _REPLAYS else PRIORITY
-    return int(msgspec.json.decode(row.request).get("priority", usual))
+    said = msgspec.json.decode(row.request).get("priority", usual)
+    return said if isinstance(said, int) and said in PRIORITIES else usual
 
 
 def describe(row: JobRow, progress: Progress | None = None) -> dict[str, Any]:

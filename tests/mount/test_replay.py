@@ -346,6 +346,19 @@ def test_a_replay_that_is_stopped_breaks_off_what_it_converts(past: Mounted) -> 
     assert {len(attempts(past, f"u{n:02}.csv")) for n in range(COUNT)} == {2}
 
 
+@pytest.mark.parametrize(("word", "state"), [("pause", "paused"), ("cancel", "cancelled")])
+def test_a_word_that_was_accepted_outlives_a_kill(past: Mounted, word: str, state: str) -> None:
+    past.killed = True
+    told(past, "reprocess", b"name=u0* rate=0.001\n")
+    past.wait_for("its first conversion", lambda: len(attempts(past, "u00.csv")) == 2, 30)
+    (past.point / "jobs/1/control").write_text(word)
+    past.kill()
+    past.mount()
+    told(past, "verify", b"\n")
+    assert ended(past, 2)["state"] == "done"
+    assert json.loads((past.point / "jobs/1/job.json").read_bytes())["state"] == state
+
+
 def ids(server: ReportServer) -> list[str]:
     """Under which ids reports came."""
     return [each.headers["Idempotency-Key"] for each in server.received]
@@ -399,8 +412,8 @@ def test_what_cannot_be_replayed_is_skipped_and_told(past: Mounted) -> None:
 
 @pytest.mark.parametrize("line", [
     b"\n", b"compare=yes\n", b"name=* submit=perhaps\n", b"name=* code=old\n", b"name=* code=path:relative\n",
-    b"name=* priority=10\n", b"name=* priority=high\n", b"name=* rate=-1\n",
-    b"name=* rate=fast\n", b"nome=*\n", b"name=* on_error=stop\n", b"name=* name=\n",
+    b"name=* priority=10\n", b"name=* priority=high\n", b"name=* rate=-1\n", b"name=* rate=1e-310\n",
+    b"name=* rate=nan\n", b"name=* rate=fast\n", b"nome=*\n", b"name=* on_error=stop\n", b"name=* name=\n",
 ])  # fmt: skip
 def test_what_is_no_replay_is_refused(past: Mounted, line: bytes) -> None:
     number, said = refused(past, "reprocess", line)
