@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import html
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ import msgspec
 from archivefs.archive import Archive
 from archivefs.catalog.rows import Attempt, Entry
 from archivefs.convert.replay import Done
+from archivefs.errors import ArchiveError
 from archivefs.states import Outcome
 from archivefs.store.durable import make_dirs, replacing
 
@@ -22,7 +23,12 @@ MOST_FIELDS = 2000
 """Paths that are counted one by one; what comes on top is counted as one."""
 SHOWN = 200
 """Rows of each table of the page."""
-KINDS = ("newly_failing", "newly_passing", "changed", "identical", "still_failing")
+KINDS = ("newly_failing", "newly_passing", "changed", "identical", "still_failing", "incomparable")
+FURTHER = "(further fields)"
+DEPTH = 200
+"""How deep reports are nested whose fields are compared one by one; what is deeper is one value."""
+UNREADABLE = (ArchiveError, OSError, ValueError, RecursionError)
+"""What comes of a report that is damaged, or nested too deeply to be looked through."""
 _VERDICTS = frozenset({"result", "status", "outcome", "passed", "verdict", "pass", "ok"})
 """Names of fields that say whether a unit passed."""
 
@@ -32,9 +38,9 @@ class Side(NamedTuple):
 
     outcome: str
     error: str
-    reports: list[bytes]
-    """None where reports are not archived."""
     hashes: list[str]
+    read: Callable[[], list[bytes]]
+    """Gives its reports, without those that are not archived. Raises ``ContentDamagedError``, ``OSError``."""
 
     @classmethod
     def before(cls, archive: Archive, entry: Entry, job: int) -> "Side":
@@ -51,23 +57,21 @@ class Side(NamedTuple):
     def made(cls, done: Done) -> "Side":
         """What came of a conversion."""
         hashes = [hashlib.sha256(each).hexdigest() for each in done.reports]
-        return cls(str(done.answer.outcome), done.answer.error, done.reports, hashes)
+        return cls(str(done.answer.outcome), done.answer.error, hashes, lambda: done.reports)
 
     @classmethod
     def _last(cls, archive: Archive, attempts: Sequence[Attempt]) -> "Side":
         last = next((each for each in reversed(attempts) if each.outcome), None)
         if last is None:
-            return cls("", "", [], [])
+            return cls("", "", [], list)
         contents = archive.reader.contents(last.n)
         pieces = [each for each in contents if each.attempt == last.attempt and each.ordinal]
-        read = archive.content.read
-        found = [read(each.location, each.size) for each in pieces if each.location is not None]
-        return cls(last.outcome, last.error, found, [each.sha256 for each in pieces])
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether all its reports are there."""
-        return len(self.reports) == len(self.hashes)
+        def read() -> list[bytes]:
+            there = [(each.location, each.size) for each in pieces if each.location is not None]
+            return [archive.content.read(location, size) for location, size in there]
+
+        return cls(last.outcome, last.error, [each.sha256 for each in pieces], read)
 
 
 @dataclass
@@ -82,7 +86,9 @@ class Comparison:
     def load(cls, folder: Path) -> "Comparison":
         """As it was written last, or an empty one."""
         with contextlib.suppress(FileNotFoundError, msgspec.MsgspecError):
-            return msgspec.json.decode((folder / JSON).read_bytes(), type=cls)
+            found = msgspec.json.decode((folder / JSON).read_bytes(), type=cls)
+            found.counts = dict.fromkeys(KINDS, 0) | found.counts
+            return found
         return cls()
 
     def save(self, folder: Path) -> None:
@@ -93,40 +99,43 @@ class Comparison:
         with replacing(folder / HTML) as out:
             out.write(page(self).encode("utf-8", "replace"))
 
-    @staticmethod
-    def fields(old: Sequence[bytes], new: Sequence[bytes]) -> dict[str, tuple[Any, Any]]:
-        """The paths at which reports differ, each with its first two values."""
-        found: dict[str, tuple[Any, Any]] = {}
-        for number in range(max(len(old), len(new))):
-            prefix = "$" if number == 0 else f"report-{number + 1}$"
-            pair = [_decoded(side[number]) if number < len(side) else _MISSING for side in (old, new)]
-            _differences(prefix, pair[0], pair[1], found)
-        return found
-
-    def add(self, id_: str, before: Side, now: Side) -> None:
-        """Count an entry: what it was, and what a replay gave."""
+    def add(self, id_: str, before: Side, now: Side) -> str:
+        """Count an entry: what it was, and what a replay gave. Why its reports are incomparable, else ''."""
         passed, passes = before.outcome == Outcome.SUCCESS, now.outcome == Outcome.SUCCESS
+        differences: Differences = {}
+        why = ""
         if passed != passes:
             kind = "newly_passing" if passes else "newly_failing"
         elif not passes:
             kind = "still_failing"
+        elif before.hashes == now.hashes:
+            kind = "identical"
         else:
-            kind = "identical" if before.hashes == now.hashes else "changed"
+            kind = "changed"
+            try:
+                differences = fields(before, now)
+            except UNREADABLE as error:
+                kind, why = "incomparable", f"its reports cannot be compared: {error}"
         self.counts[kind] += 1
         if passed != passes and len(self.flips) < SHOWN:
-            was, error = before.outcome or "never converted", now.error[:500]
-            self.flips.append({"id": id_, "kind": kind, "before": was, "now": now.outcome, "error": error})
-        if kind != "changed" or not (before.is_whole and now.is_whole):
-            return
-        for path, (old, new) in self.fields(before.reports, now.reports).items():
-            row = self.changed.get(path)
-            if row is None:
-                path = path if len(self.changed) < MOST_FIELDS else "(further fields)"
-                row = self.changed.setdefault(path, {"count": 0, "flips": 0, "examples": []})
+            was, said = before.outcome or "never converted", now.error[:500]
+            self.flips.append({"id": id_, "kind": kind, "before": was, "now": now.outcome, "error": said})
+        self._add_fields(id_, differences)
+        return why
+
+    def _add_fields(self, id_: str, differences: "Differences") -> None:
+        counted = set[str]()
+        for path, (old, new) in differences.items():
+            if path not in self.changed and len(self.changed) >= MOST_FIELDS:
+                path = FURTHER
+            if path in counted:
+                continue
+            counted.add(path)
+            row = self.changed.setdefault(path, {"count": 0, "flips": 0, "examples": []})
             row["count"] += 1
             row["flips"] += is_verdict(path)
             if len(row["examples"]) < EXAMPLES:
-                row["examples"].append({"id": id_, "old": _short(old), "new": _short(new)})
+                row["examples"].append({"id": id_, "old": old, "new": new})
 
     @property
     def total(self) -> int:
@@ -140,6 +149,22 @@ class Comparison:
     def summary(self) -> dict[str, Any]:
         """The counts, and the fields that changed most."""
         return {**self.counts, "fields": {path: row["count"] for path, row in self.ordered()[:20]}}
+
+
+Differences = dict[str, tuple[str, str]]
+"""The paths at which reports differ, each with its first two values, in short."""
+
+
+def fields(before: Side, now: Side) -> Differences:
+    """Where the reports differ; nothing where not all of them are kept. Raises one of ``UNREADABLE``."""
+    old, new = before.read(), now.read()
+    found: dict[str, tuple[Any, Any]] = {}
+    if (len(old), len(new)) == (len(before.hashes), len(now.hashes)):
+        for number in range(max(len(old), len(new))):
+            prefix = "$" if number == 0 else f"report-{number + 1}$"
+            pair = [_decoded(side[number]) if number < len(side) else _MISSING for side in (old, new)]
+            _differences(prefix, pair[0], pair[1], found, DEPTH)
+    return {path: (_short(pair[0]), _short(pair[1])) for path, pair in found.items()}
 
 
 class _Missing:
@@ -156,15 +181,15 @@ def _decoded(report: bytes) -> Any:  # noqa: ANN401  any JSON
         return report.decode("utf-8", "replace")
 
 
-def _differences(path: str, old: Any, new: Any, found: dict[str, tuple[Any, Any]]) -> None:  # noqa: ANN401
+def _differences(path: str, old: Any, new: Any, found: dict[str, tuple[Any, Any]], depth: int) -> None:  # noqa: ANN401
     """Elements of lists share the path of all: tables of measurements have hundreds of them."""
-    if isinstance(old, dict) and isinstance(new, dict):
+    if depth and isinstance(old, dict) and isinstance(new, dict):
         for key in [*old, *(key for key in new if key not in old)]:
-            _differences(f"{path}.{key}", old.get(key, _MISSING), new.get(key, _MISSING), found)
-    elif isinstance(old, list) and isinstance(new, list):
+            _differences(f"{path}.{key}", old.get(key, _MISSING), new.get(key, _MISSING), found, depth - 1)
+    elif depth and isinstance(old, list) and isinstance(new, list):
         for index in range(max(len(old), len(new))):
             pair = [side[index] if index < len(side) else _MISSING for side in (old, new)]
-            _differences(f"{path}[]", pair[0], pair[1], found)
+            _differences(f"{path}[]", pair[0], pair[1], found, depth - 1)
     elif type(old) is not type(new) or old != new:
         found.setdefault(path, (old, new))
 
@@ -226,7 +251,8 @@ h1 {{ font-size: 1.4rem; }} h2 {{ font-size: 1.1rem; margin-top: 2rem; }}
 .counts {{ display: flex; flex-wrap: wrap; gap: .75rem; }}
 .counts div {{ border: 1px solid #d5dae3; border-radius: .5rem; padding: .6rem 1rem; min-width: 8rem; }}
 .counts b {{ display: block; font-size: 1.6rem; }}
-.newly_failing b {{ color: #b3261e; }} .newly_passing b {{ color: #1b7f3b; }} .changed b {{ color: #9a6700; }}
+.newly_failing b, .incomparable b {{ color: #b3261e; }}
+.newly_passing b {{ color: #1b7f3b; }} .changed b {{ color: #9a6700; }}
 table {{ border-collapse: collapse; width: 100%; font-size: .9rem; }}
 th, td {{ text-align: left; padding: .35rem .6rem; border-bottom: 1px solid #e3e7ee; vertical-align: top;
   overflow-wrap: anywhere; }}

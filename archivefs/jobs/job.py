@@ -5,9 +5,10 @@
 """
 
 import contextlib
+import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,31 @@ class Job:
         with path.open("ab") as file:
             if file.tell() + len(line) <= ERRORS_BYTES:
                 file.write(line)
+
+    def errors(self) -> Iterator[dict[str, Any]]:
+        """The lines of errors.jsonl, without what a stop tore."""
+        with contextlib.suppress(FileNotFoundError):
+            for line in (self.folder / ERRORS).read_bytes().splitlines():
+                with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
+                    yield msgspec.json.decode(line, type=dict[str, Any])
+
+    def keep_errors(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Have these lines, and no others, in errors.jsonl; durable."""
+        encoded = [msgspec.json.encode(line) + b"\n" for line in lines]
+        if encoded or self.errors_size():
+            make_dirs(self.folder)
+            with replacing(self.folder / ERRORS) as out:
+                out.writelines(encoded)
+
+    def errors_size(self) -> int:
+        """Bytes of errors.jsonl."""
+        path = self.folder / ERRORS
+        return path.stat().st_size if path.exists() else 0
+
+    def cut_errors(self, size: int) -> None:
+        """Leave only the first bytes of errors.jsonl: what is behind them is told again."""
+        if self.errors_size() > size:
+            os.truncate(self.folder / ERRORS, size)
 
     def remember(self, position: Mapping[str, Any]) -> None:
         """Keep, durably, how far the work came."""

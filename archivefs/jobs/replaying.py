@@ -3,7 +3,7 @@
 A replay never overwrites anything. What an entry already has of a job is not made again by it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -18,7 +18,7 @@ from archivefs.convert.replay import Done, Task
 from archivefs.convert.snapshots import CodeError
 from archivefs.errors import ArchiveError, JobError
 from archivefs.events import Replayed
-from archivefs.jobs.comparison import Comparison, Side
+from archivefs.jobs.comparison import UNREADABLE, Comparison, Side, fields
 from archivefs.jobs.job import REPLAY_PRIORITY, Job, Steps
 from archivefs.operations import FinishAttempt, Report, reports_of, sound
 from archivefs.query import parse
@@ -91,9 +91,7 @@ def reprocess(archive: Archive, job: Job) -> Steps:
     options = options_of(job)
     ids = _items(archive, job, options)
     done = archive.reader.jobs.replayed(job.number)
-    comparison = (
-        _compared_so_far(archive, job, [id_ for id_ in ids if id_ in done]) if options.compare else None
-    )
+    comparison = _so_far(archive, job, options, {id_: done[id_] for id_ in ids if id_ in done})
     counts = job.progress
     counts.total = len(ids)
     waiting = (id_ for id_ in ids if id_ not in done)
@@ -109,8 +107,7 @@ def reprocess(archive: Archive, job: Job) -> Steps:
             refused = next(outcomes) if operation is not None else None
             _count(job, task, result, refused)
             if comparison is not None and isinstance(result, Done) and refused is None:
-                before = Side.before(archive, task.entry, job.number)
-                comparison.add(task.entry.id, before, Side.made(result))
+                _compare(archive, job, comparison, task.entry, Side.made(result))
         if comparison is not None:
             comparison.save(job.folder)
         if options.on_error == "abort" and counts.failed:
@@ -135,16 +132,36 @@ def _items(archive: Archive, job: Job, options: Options) -> list[str]:
     return [msgspec.json.decode(line) for line in path.read_bytes().splitlines()]
 
 
-def _compared_so_far(archive: Archive, job: Job, done: list[str]) -> Comparison:
-    """The comparison of what this job has converted; made anew where the file lacks what was committed."""
-    comparison = Comparison.load(job.folder)
-    if comparison.total != len(done):
+def _so_far(archive: Archive, job: Job, options: Options, done: Mapping[str, str]) -> Comparison | None:
+    """The comparison of what this job has converted; it and errors.jsonl as the archive says where a stop
+    came between what was committed and what was written. What is tried again is told again.
+    """
+    comparison = Comparison.load(job.folder) if options.compare else None
+    is_behind = comparison is not None and comparison.total != len(done)
+    told = {
+        (line["id"], "compared" in line): line
+        for line in job.errors()
+        if line.get("id") in done and not (is_behind and "compared" in line)
+    }
+    for id_, outcome in done.items():
+        if outcome != Outcome.SUCCESS and (id_, False) not in told:
+            error = Side.recorded(archive, archive.reader.get(id_), job.number).error
+            told[id_, False] = {"id": id_, "outcome": outcome, "error": error}
+    job.keep_errors(told.values())
+    if is_behind:
         comparison = Comparison()
         for entry in filter(None, map(archive.reader.by_id, done)):
-            before = Side.before(archive, entry, job.number)
-            comparison.add(entry.id, before, Side.recorded(archive, entry, job.number))
-    comparison.save(job.folder)
+            _compare(archive, job, comparison, entry, Side.recorded(archive, entry, job.number))
+    if comparison is not None:
+        comparison.save(job.folder)
     return comparison
+
+
+def _compare(archive: Archive, job: Job, comparison: Comparison, entry: Entry, now: Side) -> None:
+    """Count an entry in the comparison; what cannot be compared is told, and the job goes on."""
+    why = comparison.add(entry.id, Side.before(archive, entry, job.number), now)
+    if why:
+        job.error(id=entry.id, compared=False, error=why)
 
 
 def _task(archive: Archive, job: Job, options: Options, id_: str) -> Task | None:
@@ -242,6 +259,7 @@ def reproduce(archive: Archive, job: Job) -> Steps:
     options = msgspec.structs.replace(options_of(job), code="original", arguments="original")
     ids = _items(archive, job, options)
     position = job.position() or {"at": 0, "same": 0, "different": 0, "changing": {}, "fields": {}}
+    job.cut_errors(position.get("errors", 0))
     counts = job.progress
     counts.total, counts.done = len(ids), position["at"]
     counts.failed, counts.skipped = position["different"], position.get("skipped", 0)
@@ -251,7 +269,11 @@ def reproduce(archive: Archive, job: Job) -> Steps:
         tasks = [task for task in (_task(archive, job, options, id_) for id_ in chunk) if task is not None]
         for task, made in zip(tasks, job.replay(tasks), strict=True):
             _judge(archive, job, position, task, made)
-        position |= {"at": position["at"] + len(chunk), "skipped": counts.skipped}
+        position |= {
+            "at": position["at"] + len(chunk),
+            "skipped": counts.skipped,
+            "errors": job.errors_size(),
+        }
         job.remember(position)
         yield []
     return {
@@ -274,9 +296,14 @@ def _judge(
     if isinstance(made, ArchiveError):
         job.error(id=task.entry.id, error=str(made))
         return
-    changed = Comparison.fields(before.reports, made.reports)
-    (again,) = job.replay([task])
-    unstable = Comparison.fields(made.reports, again.reports) if isinstance(again, Done) else {}
+    assert now is not None
+    try:
+        changed = fields(before, now)
+        (again,) = job.replay([task])
+        unstable = fields(now, Side.made(again)) if isinstance(again, Done) else {}
+    except UNREADABLE as error:
+        job.error(id=task.entry.id, compared=False, error=f"its reports cannot be compared: {error}")
+        return
     for path in changed:
         kind = "changing" if path in unstable else "fields"
         position[kind][path] = position[kind].get(path, 0) + 1

@@ -197,7 +197,7 @@ def test_a_program_that_is_not_installed_is_tried_and_kept(
     done = archivefs("reprocess", "--code", fresh, "--compare", "converter=cmd", "--archive", archive.root)
     assert done.stdout.splitlines()[:4] == [
         "job 1: 1 of 1 converted, 0 failed, 0 skipped",
-        "0 newly failing, 0 newly passing, 1 changed, 0 identical, 0 still failing",
+        "0 newly failing, 0 newly passing, 1 changed, 0 identical, 0 still failing, 0 incomparable",
         "  $.beside: 1",
         "  $.version: 1",
     ]
@@ -285,6 +285,62 @@ def test_a_comparison_has_what_was_committed_before_a_kill_and_not_written_to_it
     assert (told_of["counts"]["newly_passing"], sum(told_of["counts"].values())) == (10, COUNT)
     assert told_of["changed"]["$.result"]["count"] == told_of["counts"]["changed"] > 0
     assert len(told_of["flips"]) == 10
+
+
+def damage_report(archive: Mounted, name: str) -> str:
+    """Clear the bytes of the last report of an entry where they lie; the entry's id."""
+    entry = archive.only(name)
+    archive.damaged.add(entry.id)
+    reader = Reader.open(archive.root / "catalog.sqlite")
+    try:
+        place = [each.location for each in reader.contents(entry.n) if each.ordinal][-1]
+    finally:
+        reader.close()
+    assert place is not None
+    with (archive.root / "content" / place.segment).open("r+b") as file:
+        file.seek(place.offset + place.header)
+        file.write(bytes(max(place.stored, 8)))
+    return entry.id
+
+
+def test_a_report_that_is_damaged_costs_its_entry_the_comparison_and_no_more(past: Mounted) -> None:
+    fix(past, FIRST.replace("import json", "import random").replace('"Passed"', "str(random.random())"))
+    replay(past, "name=u00.csv,u01.csv")
+    id_ = damage_report(past, "u00.csv")
+
+    def told_of(number: int) -> dict[str, dict[str, Any]]:
+        lines = (past.point / f"jobs/{number}/errors.jsonl").read_bytes().splitlines()
+        return {each["id"]: each for each in map(json.loads, lines)}
+
+    done = archivefs("reproduce", "name=u00.csv,u01.csv,u02.csv", "--archive", past.root, code=28)
+    assert done.stdout.splitlines()[0] == "1 of 3 reproduced, 2 came out otherwise, 0 skipped"
+    assert (len(told_of(2)), told_of(2)[id_]["compared"]) == (2, False)
+    fix(past, SECOND.replace('"length"', '"size"'))
+    facts, result = replay(past, "converter=ict", "compare=yes", "promote=no")
+    assert (facts["state"], result["failed"], result["comparison"]["incomparable"]) == ("done", 0, 1)
+    assert result["comparison"]["changed"] == 49
+    assert told_of(3).keys() == {id_}
+    assert told_of(3)[id_]["compared"] is False
+
+
+def test_after_a_kill_each_failure_is_told_once(past: Mounted) -> None:
+    past.killed = True
+    told(past, "reprocess", b"converter=ict rate=10\n")
+    file = past.root / "jobs/1/errors.jsonl"
+    past.wait_for("failures", lambda: file.exists() and file.read_bytes().count(b"\n") > 1, 30)
+    past.kill()
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(lines[0] + lines[1][:20])  # as by a kill between the commit and the file
+    past.mount()
+    assert ended(past, 1)["failed"] == 10
+    found = [json.loads(line) for line in file.read_bytes().splitlines()]
+    assert sorted(each["id"] for each in found) == sorted(
+        each.id for each in past.entries() if each.status == "failed"
+    )
+    assert {each["outcome"] for each in found} == {"failed"}
+    assert {each["error"].partition(":")[0] for each in found} == {
+        json.loads(lines[0])["error"].partition(":")[0]
+    }
 
 
 def test_a_replay_is_paused_resumed_and_cancelled(past: Mounted) -> None:
