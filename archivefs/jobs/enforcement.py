@@ -1,17 +1,20 @@
 """Retention by itself: a mounted archive looks now and then what its policies want to go, and purges it.
 
 A size limit that goes before the promised days is told first, as an alarm and in the log; what it wants goes
-with the next look.
+some minutes later. What a paused purge lists waits for a person; everything else goes.
 """
 
 import logging
 import os
+from collections.abc import Mapping, Set
 
 import trio
 
 from archivefs.archive import Archive
+from archivefs.catalog.jobs import JobRow
 from archivefs.committer import Committer
 from archivefs.errors import ArchiveError
+from archivefs.jobs import pausing
 from archivefs.jobs.engine import Engine
 from archivefs.jobs.job import CreateJob
 from archivefs.retention import choosing, plans, retaining
@@ -26,6 +29,8 @@ SPACE_SECONDS = 10.0
 """Between two looks at the room on the disk."""
 EARLY = "retention"
 """The alarm of limits that purge before the promised days are over."""
+PAUSED = "paused purge"
+"""The alarm of purges that nobody resumed."""
 RETAINED = "retention of "
 """What the alarm of a shortened retain_until begins with."""
 
@@ -37,6 +42,7 @@ class Enforcement:
         self._archive = archive
         self._committer = committer
         self._engine = engine
+        self._told_at = 0.0
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -61,7 +67,10 @@ class Enforcement:
 
     async def _look(self) -> None:
         await self._retain()
-        if any(row.work == "purge" for row in self._archive.reader.jobs.open()) or await self._resume():
+        paused = dict(pausing.paused(self._archive))
+        self._tell_of_paused(paused)
+        purges = [row for row in self._archive.reader.jobs.open() if row.work == pausing.PURGE]
+        if any(row not in paused for row in purges) or await self._resume(set(paused.values())):
             return
         config = self._archive.config
         policies = [config.retention, *(each.retention for each in config.converters.values())]
@@ -76,18 +85,29 @@ class Enforcement:
 
     def _choose(self) -> Choice:
         with Archive.open_as_it_is(self._archive.root) as reading:
-            return choosing.by_policies(reading)
+            return pausing.without_paused(reading, choosing.by_policies(reading))
+
+    def _tell_of_paused(self, paused: Mapping[JobRow, int]) -> None:
+        """Purges that wait for a person, as an alarm."""
+        self._archive.alarms.pop(PAUSED, None)
+        if paused:
+            jobs = ", ".join(f"job {row.job} (plan {plan})" for row, plan in paused.items())
+            first = next(iter(paused)).job
+            self._archive.alarms[PAUSED] = (
+                f"{jobs} is paused, and what it lists stays: archivefs jobs resume {first}"
+            )
 
     def _is_told(self, early: int) -> bool:
-        """Whether it was said before that entries go early; says it now."""
+        """Whether it was said long enough ago that entries go early; says it now."""
         if not early:
             self._archive.alarms.pop(EARLY, None)
             return True
-        was_told = EARLY in self._archive.alarms
         what = f"limits of size purge {early} entries before the days that retention promises are over"
-        log.warning("%s", what)
+        if EARLY not in self._archive.alarms:
+            self._told_at = trio.current_time()
+            log.warning("%s", what)
         self._archive.alarms[EARLY] = f"{what}: archivefs retention forecast"
-        return was_told
+        return trio.current_time() - self._told_at >= LOOK_SECONDS
 
     async def _purge(self, choice: Choice) -> None:
         number = await trio.to_thread.run_sync(self._plan, choice)
@@ -116,9 +136,9 @@ class Enforcement:
                 f"archive.toml says less, but {name} stays retained until {until}: write that, or later"
             )
 
-    async def _resume(self) -> bool:
+    async def _resume(self, paused: Set[int]) -> bool:
         """Go on with purges that began and whose job ended before they did; whether there are any."""
-        purges = self._archive.reader.purges.unfinished()
+        purges = [plan for plan in self._archive.reader.purges.unfinished() if plan not in paused]
         for plan in purges:
             log.warning("the purge of plan %d was stopped; it is gone on with", plan)
             await self._engine.create("purge", {"plan": plan}, None)

@@ -7,8 +7,8 @@ import msgspec
 
 from archivefs.archive import Archive
 from archivefs.errors import ArchiveError
+from archivefs.jobs import pausing, replaying
 from archivefs.jobs import repack as repacking
-from archivefs.jobs import replaying
 from archivefs.jobs.job import Job, Steps, Work
 from archivefs.query import parse
 from archivefs.retention import choosing, plans
@@ -64,7 +64,7 @@ def verification(archive: Archive, job: Job) -> Steps:
 
 def _make_room(archive: Archive, job: Job) -> Stepwise[None]:
     """Before work that needs space: let go what retention wants to go anyway, and promises nobody."""
-    choice = choosing.by_policies(archive).without_early()
+    choice = pausing.without_paused(archive, choosing.by_policies(archive)).without_early()
     if choice.chosen:
         plan = yield from plans.make(archive, choice, job.actor)
         yield from purging.carry_out(archive, plan, job.actor)

@@ -1,31 +1,22 @@
 """Jobs that are steered just as they start or end, and jobs that cannot be run: what was said stands."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
 from archive_parts import Clock, commit, make
+from job_parts import running, say, state_of, until
 
 from archivefs.archive import Archive
-from archivefs.committer import Committer
 from archivefs.errors import JobError
 from archivefs.events import JobCreated
 from archivefs.jobs import engine
-from archivefs.jobs.engine import Engine, Wanted, decide
+from archivefs.jobs.engine import Wanted
 from archivefs.jobs.job import CreateJob, Job, Steps
 from archivefs.jobs.works import WORKS
-from archivefs.parts import Actor
 from archivefs.states import JobState
 from archivefs.transaction import Operation, Transaction
-
-
-def state_of(archive: Archive, number: int) -> str:
-    row = archive.reader.jobs.get(number)
-    assert row is not None
-    return row.state
 
 
 def queued(archive: Archive) -> Job:
@@ -34,12 +25,6 @@ def queued(archive: Archive) -> Job:
     row = archive.reader.jobs.get(number)
     assert row is not None
     return Job(archive.root, row)
-
-
-def say(archive: Archive, job: Job, word: str) -> JobState:
-    change, state = decide(archive, job, JobState(state_of(archive, job.number)), word, Actor(uid=1))
-    commit(archive, change)
-    return state
 
 
 def run(archive: Archive, job: Job, work: engine.Work, wanted: Wanted | None = None) -> JobState | None:
@@ -105,24 +90,6 @@ class Strange(Operation[int]):
         number = txn.reader.jobs.last() + 1
         txn.record(JobCreated(job=number, work="verify", request={"priority": "high"}, actor=None))
         return number
-
-
-@asynccontextmanager
-async def running(archive: Archive, works: dict[str, engine.Work]) -> AsyncIterator[Engine]:
-    committer = Committer(archive)
-    ran = Engine(archive, committer, works)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(committer.run)
-        nursery.start_soon(ran.run)
-        yield ran
-        nursery.cancel_scope.cancel()
-
-
-async def until(what: str, condition: Callable[[], bool]) -> None:
-    with trio.move_on_after(30 * 60) as scope:
-        while not condition():  # noqa: ASYNC110  the catalog tells nobody
-            await trio.sleep(1)
-    assert not scope.cancelled_caught, what
 
 
 def test_a_job_that_cannot_be_run_keeps_no_other_waiting_and_fails(
