@@ -6,6 +6,7 @@ called from one thread at a time; ``committer.Committer`` is its face for trio.
 """
 
 import contextlib
+import itertools
 import logging
 import os
 import time
@@ -47,6 +48,7 @@ from archivefs.events import (
     PurgeEnded,
     SegmentsRemoved,
 )
+from archivefs.operations import RemoveSegments
 from archivefs.packing import Packing
 from archivefs.reopening import Reopening
 from archivefs.store import lock, recovery
@@ -107,9 +109,9 @@ class Archive:
             held.release()
             raise
 
-    def _prepare(self, root: Path, clock: Callable[[], int]) -> None:
+    def _prepare(self, root: Path, clock: Callable[[], int], config: Config | None = None) -> None:
         self.root = root
-        self.config = configuration.load(root)
+        self.config = configuration.load(root) if config is None else config
         self.zone = self.config.zone
         self.content = ContentReader(root / "content", Dictionaries(root / "dictionaries"))
         self._clock = clock
@@ -129,14 +131,23 @@ class Archive:
         return cls.open_as_it_is(root, clock=clock)
 
     @classmethod
-    def open_as_it_is(cls, root: Path, *, clock: Callable[[], int] = time.time_ns) -> Self:
-        """Open for reading and change nothing, whatever state it is in. Raises ``CatalogError``."""
+    def open_as_it_is(
+        cls, root: Path, *, clock: Callable[[], int] = time.time_ns, config: Config | None = None
+    ) -> Self:
+        """Open for reading and change nothing, whatever state it is in. Raises ``CatalogError``.
+
+        ``config``: to go by this one, whatever archive.toml says by now.
+        """
         archive = cls.__new__(cls)
-        archive._prepare(root, clock)
+        archive._prepare(root, clock, config)
         archive.reader = Reader.open(root / CATALOG)
         with told(root / CATALOG):
             archive._know_dictionaries()
         return archive
+
+    def beside(self) -> Self:
+        """The same archive for another thread: to read only, by the configuration that is in force here."""
+        return self.open_as_it_is(self.root, clock=self._clock, config=self.config)
 
     @staticmethod
     def create(root: Path, toml: str = DEFAULT_TOML, *, clock: Callable[[], int] = time.time_ns) -> None:
@@ -343,6 +354,7 @@ class Archive:
             log.warning("recovered after an unclean stop: %d events", len(left))
             self._write(left)
             self._ids = IdClock(self.reader.last_id())
+        self.commit([RemoveSegments(self.reader.superseded_segments())])
 
     def _alarm(self, about: str, what: str) -> None:
         log.error("%s", what)
@@ -361,13 +373,29 @@ class Archive:
     def commit(self, operations: Sequence[Operation[Any]]) -> tuple[list[Any], list[Change]]:
         """Do the operations as one durable group; blocks until the disk has it.
 
-        Returns, in the order given, what each made or the exception that undid it; and what changed.
-        Operations that were prepared before cost nothing here. Raises ``ReadOnlyError`` without a lock.
+        Those that are to be alone make groups of their own. Returns, in the order given, what each made or
+        the exception that undid it; and what changed. Operations that were prepared before cost nothing here.
+        Raises ``ReadOnlyError`` without a lock.
         """
+        outcomes, changes = list[Any](), list[Change]()
+        for is_alone, group in itertools.groupby(operations, lambda operation: operation.is_alone):
+            for each in [[one] for one in group] if is_alone else [[*group]]:
+                made, changed = self._commit_group(each)
+                outcomes += made
+                changes += changed
+        return outcomes, changes
+
+    def _commit_group(self, operations: Sequence[Operation[Any]]) -> tuple[list[Any], list[Change]]:
         store = self._require_store()
+        caught_up = self._apply_written() if self._unapplied else []
         outcomes: list[Any] = [None] * len(operations)
         prepared = []
         for index, operation in enumerate(operations):
+            if self._unapplied and not operation.bears_lag:
+                outcomes[index] = CatalogError(
+                    f"{self.root / CATALOG} could not be written, so this cannot be decided now; try again"
+                )
+                continue
             try:
                 operation.prepare(self.packing)
                 prepared.append(index)
@@ -392,7 +420,7 @@ class Archive:
             except BaseException:
                 txn.rollback(start)
                 raise
-        return outcomes, changes
+        return outcomes, [*caught_up, *changes]
 
     def commit_one(self, operation: Operation[T]) -> T:
         """Do one operation durably and return what it made. Raises what undid it."""
@@ -405,8 +433,13 @@ class Archive:
         """Journal first, then the catalog; a catalog that fails is caught up with the next group."""
         store = self._require_store()
         self._unapplied += store.commit(events)
+        return self._apply_written()
+
+    def _apply_written(self) -> list[Change]:
+        """Bring the catalog up to the journal."""
+        head = self._require_store().journal.head
         try:
-            changes = self._catalog.apply_all(self._unapplied, store.journal.head.sha256)
+            changes = self._catalog.apply_all(self._unapplied, head.sha256)
         except Exception:  # whatever it is: the events are durable, and nothing must undo their records
             log.exception("the catalog refused %d events; they are in the journal", len(self._unapplied))
             return []
