@@ -110,6 +110,10 @@ class Job:
             if file.tell() + len(line) <= ERRORS_BYTES:
                 file.write(line)
 
+    def forget_errors(self) -> None:
+        """Begin errors.jsonl anew, for work that knows after a stop what failed before it."""
+        (self.folder / ERRORS).unlink(missing_ok=True)
+
     def remember(self, position: Mapping[str, Any]) -> None:
         """Keep, durably, how far the work came."""
         make_dirs(self.folder)

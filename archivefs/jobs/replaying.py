@@ -91,9 +91,9 @@ def reprocess(archive: Archive, job: Job) -> Steps:
     options = options_of(job)
     ids = _items(archive, job, options)
     done = archive.reader.jobs.replayed(job.number)
-    comparison = (
-        _compared_so_far(archive, job, [id_ for id_ in ids if id_ in done]) if options.compare else None
-    )
+    so_far = [id_ for id_ in ids if id_ in done]
+    _tell_errors(archive, job, [id_ for id_ in so_far if done[id_] != Outcome.SUCCESS])
+    comparison = _compared(archive, job, so_far) if options.compare else None
     counts = job.progress
     counts.total = len(ids)
     waiting = (id_ for id_ in ids if id_ not in done)
@@ -135,7 +135,15 @@ def _items(archive: Archive, job: Job, options: Options) -> list[str]:
     return [msgspec.json.decode(line) for line in path.read_bytes().splitlines()]
 
 
-def _compared_so_far(archive: Archive, job: Job, done: list[str]) -> Comparison:
+def _tell_errors(archive: Archive, job: Job, failed: list[str]) -> None:
+    """errors.jsonl of what was committed, neither more nor less; what was skipped is skipped once more."""
+    job.forget_errors()
+    for entry in filter(None, map(archive.reader.by_id, failed)):
+        (made,) = (each for each in archive.reader.attempts(entry.n) if each.job == job.number)
+        job.error(id=entry.id, outcome=made.outcome, error=made.error)
+
+
+def _compared(archive: Archive, job: Job, done: list[str]) -> Comparison:
     """The comparison of what this job has converted; made anew where the file lacks what was committed."""
     comparison = Comparison.load(job.folder)
     if comparison.total != len(done):

@@ -287,6 +287,30 @@ def test_a_comparison_has_what_was_committed_before_a_kill_and_not_written_to_it
     assert len(told_of["flips"]) == 10
 
 
+def test_each_error_of_a_replay_is_told_once_after_a_kill(mounted: Make, tmp_path: Path) -> None:
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "ict.py").write_text(FIRST)
+    archive = mounted(TOML + converter("kept"), converters=code)
+    archive.killed = True
+    archive.drop("kept", "first.csv")
+    for number in range(20):
+        archive.drop("ict", f"{number}.csv", b"bad %d" % number)
+    archive.wait_for("an end of all", lambda: counts(archive) == {"archived": 1, "failed": 20}, 60)
+    told(archive, "reprocess", b"name=* rate=5\n")
+    errors = archive.root / "jobs/1/errors.jsonl"
+    archive.wait_for("two groups", lambda: errors.exists() and errors.read_bytes().count(b"\n") > 5, 30)
+    archive.kill()
+    lines = errors.read_bytes().splitlines(keepends=True)
+    errors.write_bytes(b"".join(lines[:2]))  # as by a kill between a commit and the file
+    archive.mount()
+    ended(archive, 1)
+    told_of = [json.loads(line) for line in errors.read_bytes().splitlines()]
+    assert sorted(each["id"] for each in told_of) == sorted(each.id for each in archive.entries())
+    assert sum(each.get("outcome") == "failed" for each in told_of) == 20
+    assert all("cannot read bad" in each["error"] for each in told_of if "outcome" in each)
+
+
 def test_a_replay_is_paused_resumed_and_cancelled(past: Mounted) -> None:
     told(past, "reprocess", b"converter=ict rate=40\n")
     control = past.point / "jobs/1/control"
