@@ -16,8 +16,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
-import apsw
-
 from archivefs import __version__, settings
 from archivefs import config as configuration
 from archivefs.catalog.catalog import Catalog, Change, day_number
@@ -35,7 +33,6 @@ from archivefs.errors import (
     LockedError,
     NoSpaceError,
     NotAnArchiveError,
-    OtherSchemaError,
     ReadOnlyError,
     SegmentMissingError,
 )
@@ -50,11 +47,12 @@ from archivefs.events import (
 )
 from archivefs.operations import RemoveSegments
 from archivefs.packing import Packing
+from archivefs.rebuilding import CATALOG, apply_journal, open_catalog
 from archivefs.reopening import Reopening
 from archivefs.store import lock, recovery
 from archivefs.store.content import ContentReader
 from archivefs.store.dictionaries import Dictionaries, file_of
-from archivefs.store.durable import make_dirs, replacing, sync_dir
+from archivefs.store.durable import make_dirs, replacing
 from archivefs.store.store import Store
 from archivefs.transaction import IdClock, Operation, Transaction
 
@@ -62,11 +60,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 FORMAT = 1
-CATALOG = "catalog.sqlite"
-CHECKED_BYTES = 16 << 20
-"""A catalog up to this size is looked through at each open (20 ms); a larger one by ``archivefs verify``."""
-APPLY_BATCH = 2000
-"""Journal lines applied in one transaction when the catalog is behind."""
 DEFAULT_TOML = """\
 # Configuration of this archive; docs/configuration.md explains every key.
 schema_version = 1
@@ -246,7 +239,7 @@ class Archive:
         self._store = store = Store(self.root, self._clock, self.content.dictionaries)
         store.journal.sync_found()
         store.journal.check_checkpoint()
-        self._catalog = self._open_catalog()
+        self._catalog = open_catalog(self.root / CATALOG)
         self._catch_up()
         self._check_created()
         self.reader = Reader.open(self.root / CATALOG)
@@ -286,27 +279,6 @@ class Archive:
 
     def _dictionary_alarm(self, error: DictionaryError) -> None:
         self._alarm(file_of(error.name), f"{error}; what was compressed with it cannot be read")
-
-    def _open_catalog(self) -> Catalog:
-        path = self.root / CATALOG
-        try:
-            catalog = Catalog(path)
-            if path.stat().st_size <= CHECKED_BYTES:
-                catalog.check()
-            return catalog
-        except (apsw.CorruptError, apsw.NotADBError) as error:
-            kept = path.with_name(f"{CATALOG}.damaged")
-            log.error(
-                "the catalog is damaged (%s); kept as %s, made again from the journal", error, kept.name
-            )
-            remove_catalog(path, keep_as=kept)
-            return Catalog(path)
-        except OtherSchemaError as error:
-            log.warning("%s: making it now", error)
-            remove_catalog(path)
-            return Catalog(path)
-        except apsw.Error as error:
-            raise CatalogError(f"{path} cannot be opened: {error}") from None
 
     def _catch_up(self) -> None:
         """Apply the journal's lines that the catalog does not have yet."""
@@ -476,57 +448,3 @@ def _failed(operation: Operation[Any], error: Exception) -> Exception:
     if not isinstance(error, ArchiveError):
         log.error("a %s failed", type(operation).__name__, exc_info=error)
     return error
-
-
-def apply_journal(store: Store, catalog: Catalog) -> int:
-    """Apply all lines behind the catalog's last; returns how many. Raises ``JournalDamagedError``."""
-    count = 0
-    batch: list[AnyEvent] = []
-    for event in store.journal.read(catalog.applied[0]):
-        if len(batch) == APPLY_BATCH:
-            catalog.apply_all(batch, event.prev)
-            count += len(batch)
-            batch = []
-        batch.append(event)
-    if batch:
-        catalog.apply_all(batch, store.journal.head.sha256)
-    return count + len(batch)
-
-
-def remove_catalog(path: Path, *, keep_as: Path | None = None) -> None:
-    """Remove catalog.sqlite and the files SQLite keeps beside it, or set it aside."""
-    for suffix in ("", "-wal", "-shm"):
-        file = path.with_name(path.name + suffix)
-        if not file.exists():
-            continue
-        if keep_as is None:
-            file.unlink()
-        else:
-            file.replace(keep_as.with_name(keep_as.name + suffix))
-
-
-def rebuild(root: Path, *, clock: Callable[[], int] = time.time_ns) -> int:
-    """Make the catalog again from the journal; returns the number of events.
-
-    The old catalog stays until the new one is complete. Raises ``LockedError`` while the archive is mounted,
-    ``JournalDamagedError`` where the journal is not whole.
-    """
-    configuration.load(root)
-    held = lock.Lock(root)
-    try:
-        store = Store(root, clock)
-        store.journal.sync_found()
-        if store.journal.head.seq == 0:
-            raise JournalDamagedError(f"{root} has no journal; archivefs rebuild --from-segments makes one")
-        fresh = root / f"{CATALOG}.new"
-        remove_catalog(fresh)
-        catalog = Catalog(fresh, in_one_go=True)
-        count = apply_journal(store, catalog)
-        catalog.close()
-        remove_catalog(root / CATALOG)
-        fresh.replace(root / CATALOG)
-        sync_dir(root)
-        store.close()
-    finally:
-        held.release()
-    return count

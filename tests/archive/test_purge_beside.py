@@ -17,13 +17,14 @@ from archive_parts import (
 )
 from retention_parts import all_is_well, left, tell, work
 
-from archivefs.archive import Archive, rebuild
+from archivefs.archive import Archive
 from archivefs.errors import ArchiveError, CatalogError, ControlError, RetentionError
 from archivefs.events import Retried
 from archivefs.jobs import repack
 from archivefs.jobs.job import CreateJob
 from archivefs.operations import BeginAttempt, Note, RemoveSegments, Retry
 from archivefs.parts import Purging
+from archivefs.rebuilding import rebuild
 from archivefs.retention import purge as purging
 from archivefs.retention.gate import Rule
 from archivefs.retention.operations import AddHold, BeginPurge, EndPurge, Purge
