@@ -6,6 +6,7 @@ called from one thread at a time; ``committer.Committer`` is its face for trio.
 """
 
 import contextlib
+import itertools
 import logging
 import os
 import time
@@ -14,8 +15,6 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
-
-import apsw
 
 from archivefs import __version__, settings
 from archivefs import config as configuration
@@ -34,7 +33,6 @@ from archivefs.errors import (
     LockedError,
     NoSpaceError,
     NotAnArchiveError,
-    OtherSchemaError,
     ReadOnlyError,
     SegmentMissingError,
 )
@@ -47,12 +45,14 @@ from archivefs.events import (
     PurgeEnded,
     SegmentsRemoved,
 )
+from archivefs.operations import RemoveSegments
 from archivefs.packing import Packing
+from archivefs.rebuilding import CATALOG, apply_journal, open_catalog
 from archivefs.reopening import Reopening
 from archivefs.store import lock, recovery
 from archivefs.store.content import ContentReader
 from archivefs.store.dictionaries import Dictionaries, file_of
-from archivefs.store.durable import make_dirs, replacing, sync_dir
+from archivefs.store.durable import make_dirs, replacing
 from archivefs.store.store import Store
 from archivefs.transaction import IdClock, Operation, Transaction
 
@@ -60,11 +60,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 FORMAT = 1
-CATALOG = "catalog.sqlite"
-CHECKED_BYTES = 16 << 20
-"""A catalog up to this size is looked through at each open (20 ms); a larger one by ``archivefs verify``."""
-APPLY_BATCH = 2000
-"""Journal lines applied in one transaction when the catalog is behind."""
 DEFAULT_TOML = """\
 # Configuration of this archive; docs/configuration.md explains every key.
 schema_version = 1
@@ -107,9 +102,9 @@ class Archive:
             held.release()
             raise
 
-    def _prepare(self, root: Path, clock: Callable[[], int]) -> None:
+    def _prepare(self, root: Path, clock: Callable[[], int], config: Config | None = None) -> None:
         self.root = root
-        self.config = configuration.load(root)
+        self.config = configuration.load(root) if config is None else config
         self.zone = self.config.zone
         self.content = ContentReader(root / "content", Dictionaries(root / "dictionaries"))
         self._clock = clock
@@ -129,14 +124,23 @@ class Archive:
         return cls.open_as_it_is(root, clock=clock)
 
     @classmethod
-    def open_as_it_is(cls, root: Path, *, clock: Callable[[], int] = time.time_ns) -> Self:
-        """Open for reading and change nothing, whatever state it is in. Raises ``CatalogError``."""
+    def open_as_it_is(
+        cls, root: Path, *, clock: Callable[[], int] = time.time_ns, config: Config | None = None
+    ) -> Self:
+        """Open for reading and change nothing, whatever state it is in. Raises ``CatalogError``.
+
+        ``config``: to go by this one, whatever archive.toml says by now.
+        """
         archive = cls.__new__(cls)
-        archive._prepare(root, clock)
+        archive._prepare(root, clock, config)
         archive.reader = Reader.open(root / CATALOG)
         with told(root / CATALOG):
             archive._know_dictionaries()
         return archive
+
+    def beside(self) -> Self:
+        """The same archive for another thread: to read only, by the configuration that is in force here."""
+        return self.open_as_it_is(self.root, clock=self._clock, config=self.config)
 
     @staticmethod
     def create(root: Path, toml: str = DEFAULT_TOML, *, clock: Callable[[], int] = time.time_ns) -> None:
@@ -235,7 +239,7 @@ class Archive:
         self._store = store = Store(self.root, self._clock, self.content.dictionaries)
         store.journal.sync_found()
         store.journal.check_checkpoint()
-        self._catalog = self._open_catalog()
+        self._catalog = open_catalog(self.root / CATALOG)
         self._catch_up()
         self._check_created()
         self.reader = Reader.open(self.root / CATALOG)
@@ -275,27 +279,6 @@ class Archive:
 
     def _dictionary_alarm(self, error: DictionaryError) -> None:
         self._alarm(file_of(error.name), f"{error}; what was compressed with it cannot be read")
-
-    def _open_catalog(self) -> Catalog:
-        path = self.root / CATALOG
-        try:
-            catalog = Catalog(path)
-            if path.stat().st_size <= CHECKED_BYTES:
-                catalog.check()
-            return catalog
-        except (apsw.CorruptError, apsw.NotADBError) as error:
-            kept = path.with_name(f"{CATALOG}.damaged")
-            log.error(
-                "the catalog is damaged (%s); kept as %s, made again from the journal", error, kept.name
-            )
-            remove_catalog(path, keep_as=kept)
-            return Catalog(path)
-        except OtherSchemaError as error:
-            log.warning("%s: making it now", error)
-            remove_catalog(path)
-            return Catalog(path)
-        except apsw.Error as error:
-            raise CatalogError(f"{path} cannot be opened: {error}") from None
 
     def _catch_up(self) -> None:
         """Apply the journal's lines that the catalog does not have yet."""
@@ -343,6 +326,7 @@ class Archive:
             log.warning("recovered after an unclean stop: %d events", len(left))
             self._write(left)
             self._ids = IdClock(self.reader.last_id())
+        self.commit([RemoveSegments(self.reader.superseded_segments())])
 
     def _alarm(self, about: str, what: str) -> None:
         log.error("%s", what)
@@ -361,13 +345,29 @@ class Archive:
     def commit(self, operations: Sequence[Operation[Any]]) -> tuple[list[Any], list[Change]]:
         """Do the operations as one durable group; blocks until the disk has it.
 
-        Returns, in the order given, what each made or the exception that undid it; and what changed.
-        Operations that were prepared before cost nothing here. Raises ``ReadOnlyError`` without a lock.
+        Those that are to be alone make groups of their own. Returns, in the order given, what each made or
+        the exception that undid it; and what changed. Operations that were prepared before cost nothing here.
+        Raises ``ReadOnlyError`` without a lock.
         """
+        outcomes, changes = list[Any](), list[Change]()
+        for is_alone, group in itertools.groupby(operations, lambda operation: operation.is_alone):
+            for each in [[one] for one in group] if is_alone else [[*group]]:
+                made, changed = self._commit_group(each)
+                outcomes += made
+                changes += changed
+        return outcomes, changes
+
+    def _commit_group(self, operations: Sequence[Operation[Any]]) -> tuple[list[Any], list[Change]]:
         store = self._require_store()
+        caught_up = self._apply_written() if self._unapplied else []
         outcomes: list[Any] = [None] * len(operations)
         prepared = []
         for index, operation in enumerate(operations):
+            if self._unapplied and not operation.bears_lag:
+                outcomes[index] = CatalogError(
+                    f"{self.root / CATALOG} could not be written, so this cannot be decided now; try again"
+                )
+                continue
             try:
                 operation.prepare(self.packing)
                 prepared.append(index)
@@ -392,7 +392,7 @@ class Archive:
             except BaseException:
                 txn.rollback(start)
                 raise
-        return outcomes, changes
+        return outcomes, [*caught_up, *changes]
 
     def commit_one(self, operation: Operation[T]) -> T:
         """Do one operation durably and return what it made. Raises what undid it."""
@@ -405,8 +405,13 @@ class Archive:
         """Journal first, then the catalog; a catalog that fails is caught up with the next group."""
         store = self._require_store()
         self._unapplied += store.commit(events)
+        return self._apply_written()
+
+    def _apply_written(self) -> list[Change]:
+        """Bring the catalog up to the journal."""
+        head = self._require_store().journal.head
         try:
-            changes = self._catalog.apply_all(self._unapplied, store.journal.head.sha256)
+            changes = self._catalog.apply_all(self._unapplied, head.sha256)
         except Exception:  # whatever it is: the events are durable, and nothing must undo their records
             log.exception("the catalog refused %d events; they are in the journal", len(self._unapplied))
             return []
@@ -443,57 +448,3 @@ def _failed(operation: Operation[Any], error: Exception) -> Exception:
     if not isinstance(error, ArchiveError):
         log.error("a %s failed", type(operation).__name__, exc_info=error)
     return error
-
-
-def apply_journal(store: Store, catalog: Catalog) -> int:
-    """Apply all lines behind the catalog's last; returns how many. Raises ``JournalDamagedError``."""
-    count = 0
-    batch: list[AnyEvent] = []
-    for event in store.journal.read(catalog.applied[0]):
-        if len(batch) == APPLY_BATCH:
-            catalog.apply_all(batch, event.prev)
-            count += len(batch)
-            batch = []
-        batch.append(event)
-    if batch:
-        catalog.apply_all(batch, store.journal.head.sha256)
-    return count + len(batch)
-
-
-def remove_catalog(path: Path, *, keep_as: Path | None = None) -> None:
-    """Remove catalog.sqlite and the files SQLite keeps beside it, or set it aside."""
-    for suffix in ("", "-wal", "-shm"):
-        file = path.with_name(path.name + suffix)
-        if not file.exists():
-            continue
-        if keep_as is None:
-            file.unlink()
-        else:
-            file.replace(keep_as.with_name(keep_as.name + suffix))
-
-
-def rebuild(root: Path, *, clock: Callable[[], int] = time.time_ns) -> int:
-    """Make the catalog again from the journal; returns the number of events.
-
-    The old catalog stays until the new one is complete. Raises ``LockedError`` while the archive is mounted,
-    ``JournalDamagedError`` where the journal is not whole.
-    """
-    configuration.load(root)
-    held = lock.Lock(root)
-    try:
-        store = Store(root, clock)
-        store.journal.sync_found()
-        if store.journal.head.seq == 0:
-            raise JournalDamagedError(f"{root} has no journal; archivefs rebuild --from-segments makes one")
-        fresh = root / f"{CATALOG}.new"
-        remove_catalog(fresh)
-        catalog = Catalog(fresh, in_one_go=True)
-        count = apply_journal(store, catalog)
-        catalog.close()
-        remove_catalog(root / CATALOG)
-        fresh.replace(root / CATALOG)
-        sync_dir(root)
-        store.close()
-    finally:
-        held.release()
-    return count

@@ -85,6 +85,8 @@ class Capture(Operation[Receipt]):
     members: Sequence[Member] = ()
     actor: Actor | None = None
 
+    bears_lag = True
+
     def __post_init__(self) -> None:
         self.mtime_ns = clamped(self.mtime_ns)
 

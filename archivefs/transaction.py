@@ -5,7 +5,7 @@ Either all that a transaction holds becomes durable, or none. ``operations`` has
 
 from abc import ABC, abstractmethod
 from datetime import UTC, datetime
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -28,7 +28,7 @@ from archivefs.events import (
     encode,
 )
 from archivefs.packing import Packing
-from archivefs.parts import Location, Move
+from archivefs.parts import Location, Move, Setting
 from archivefs.states import WAITING, Status
 from archivefs.store.dictionaries import Dictionary
 from archivefs.store.frames import Encoded, RecordHeader
@@ -39,6 +39,8 @@ GROUP = 256
 """Most operations in one group; bounds how long the first of them waits for the last to be compressed."""
 SUPERSEDABLE = WAITING | {Status.ARCHIVED, Status.SKIPPED}
 """Statuses that a later version of the same inbox file turns into ``superseded``."""
+DEEPEST = 64
+"""How deep lists and tables of an event may be nested; readers of JSON fail from some hundreds on."""
 
 
 class IdClock:
@@ -75,7 +77,12 @@ def id_milliseconds(id_: str) -> int:
 
 
 def require_storable(event: Event) -> None:
-    """Raise ``ArchiveError`` for text that is no UTF-8, and numbers that SQLite cannot hold."""
+    """Raise ``ArchiveError`` for text that is no UTF-8, numbers that SQLite cannot hold, and deep nesting."""
+    for field_name in event.__struct_fields__:
+        if _is_deeper(getattr(event, field_name), DEEPEST):
+            raise ArchiveError(
+                f"{field_name} of a {type(event).__name__} event is nested deeper than {DEEPEST} levels"
+            )
     try:
         encode(event)
     except (ValueError, TypeError) as error:
@@ -83,6 +90,16 @@ def require_storable(event: Event) -> None:
     for field_name, value in msgspec.structs.asdict(event).items():
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             raise ArchiveError(f"{field_name} of a {type(event).__name__} event is out of range: {value}")
+
+
+def _is_deeper(value: Any, levels: int) -> bool:  # noqa: ANN401  whatever an event holds
+    """Whether lists and tables are nested in more levels than these."""
+    if isinstance(value, Setting):
+        return _is_deeper([value.old, value.new], levels)
+    if not isinstance(value, dict | list):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_is_deeper(each, levels - 1) for each in inner)
 
 
 class Savepoint(NamedTuple):
@@ -240,9 +257,15 @@ class Transaction:
 
 
 class Operation(ABC, Generic[T_co]):
-    """One thing to be done; ``prepare`` does the work that needs no transaction."""
+    """One thing to be done; ``prepare`` does the work that needs no transaction.
+
+    ``is_alone``: its group holds nothing else, for it goes by much that the catalog says, all of it as it is
+    now. ``bears_lag``: it may be committed while the catalog does not have all that the journal says.
+    """
 
     order: str = ""
+    is_alone: ClassVar[bool] = False
+    bears_lag: ClassVar[bool] = False
 
     def prepare(self, packing: Packing) -> None:
         """Compress and hash; in any thread, before the group is formed."""

@@ -28,7 +28,7 @@ from soak_plot import draw
 from soak_station import AWAY, REPO, Crowd, SoakError, Station
 
 from archivefs import __version__
-from archivefs.archive import CATALOG
+from archivefs.rebuilding import CATALOG
 
 SAMPLE_SECONDS = 2.0
 LINE_SECONDS = 10.0

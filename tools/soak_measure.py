@@ -13,8 +13,8 @@ from pathlib import Path
 from statistics import NormalDist, median
 from typing import NamedTuple
 
-from archivefs.archive import CATALOG
 from archivefs.catalog.connection import PAGE_CACHE_KIB
+from archivefs.rebuilding import CATALOG
 
 OPERATIONS = {
     "close": "create, write, close",

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from archivefs.archive import CATALOG, Archive
+from archivefs.archive import Archive
 from archivefs.bulk.helpers import COUNT, Helpers
 from archivefs.bulk.read import How, Source, Taken
 from archivefs.bulk.walk import Found, LeftOut, Why
@@ -19,6 +19,7 @@ from archivefs.errors import ArchiveError
 from archivefs.operations import Capture, Receipt
 from archivefs.packing import SOURCES
 from archivefs.parts import Actor
+from archivefs.rebuilding import CATALOG
 from archivefs.store.frames import Encoded
 
 GROUP = 1000

@@ -42,7 +42,7 @@ from archivefs.parts import Content, Location
 from archivefs.routing import UNROUTED
 from archivefs.states import STATUSES, Cause, Status
 
-SCHEMA_VERSION = 12
+SCHEMA_VERSION = 13
 SHORT_NAME = 200
 """A name up to this length is not shortened in that of its directory, nor is another one shortened to it."""
 GIVEN_BACK = 500
@@ -54,6 +54,7 @@ VOID_REASON = "its content is not on the disk"
 RETRY_REASON = "a person asked for another conversion"
 """``reason`` of an entry from the moment of asking until that conversion begins."""
 _NUMBER = {status: number for number, status in enumerate(STATUSES)}
+_PURGED = _NUMBER[Status.PURGED]
 _EPOCH = date(1970, 1, 1).toordinal()
 
 
@@ -118,6 +119,7 @@ class Catalog:
                 notes.set_meta(self.db, "applied_seq", 0)
                 notes.set_meta(self.db, "applied_sha256", "0" * 64)
                 notes.set_meta(self.db, "turned_back", 0)
+                notes.set_meta(self.db, "rules_seq", 0)
         found = self._meta("schema")
         if found != SCHEMA_VERSION:
             self.db.close()
@@ -299,6 +301,8 @@ class Catalog:
         if row is None:
             return []
         n, left, day, number, size, length, has_report, name, captured_ms, digits = row
+        if number == _PURGED:
+            return []
         before, converter_id = STATUSES[number], self._converter_id(event.converter)
         if converter_id == left:
             return self._decided(event.id, event.status, event.reason, event.due_ms, event.seq)
@@ -323,6 +327,8 @@ class Catalog:
         if row is None:
             return []
         n, converter_id, day, number, size, length, known = row
+        if number == _PURGED:  # whatever a journal of before says behind that
+            return []
         before, had, has = STATUSES[number], int(known > 0), int(known + reports > 0)
         self.db.execute(
             "UPDATE entries SET status = ?, due_ms = ?, changed_seq = ?, reports = ? WHERE n = ?",
@@ -346,7 +352,7 @@ class Catalog:
         return [Change(n, id_, converter, day, STATUSES[at], STATUSES[at]) for n, converter, day, at in rows]
 
     def _decided(self, id_: str, status: Status, reason: str, due_ms: int, seq: int) -> list[Change]:
-        self.db.execute("UPDATE entries SET reason = ? WHERE id = ?", (reason, id_))
+        self.db.execute("UPDATE entries SET reason = ? WHERE id = ? AND status != ?", (reason, id_, _PURGED))
         return self._move(id_, status, due_ms, seq)
 
     def _voided(self, event: Voided) -> list[Change]:

@@ -80,3 +80,5 @@ def apply(db: apsw.Connection, event: AnyEvent) -> None:
     note = _NOTES.get(type(event))
     if note is not None:
         note(db, event)
+    if isinstance(event, Configured | HoldAdded | Retained):
+        set_meta(db, "rules_seq", event.seq)

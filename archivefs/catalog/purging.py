@@ -126,11 +126,12 @@ def apply(db: apsw.Connection, event: Event) -> None:
             )  # fmt: skip
         case HoldCovered():
             hold_id = db.execute("SELECT hold_id FROM holds WHERE name = ?", (event.hold,)).get
-            db.executemany(
-                "INSERT OR IGNORE INTO held SELECT n, ? FROM entries WHERE id = ?",
-                [(hold_id, id_) for id_ in event.ids],
+            db.execute(
+                "INSERT OR IGNORE INTO held SELECT n, ? FROM entries"
+                " WHERE id IN (SELECT value FROM json_each(?)) AND status != ?",
+                (hold_id, json.dumps(event.ids), _PURGED),
             )
-            db.execute("UPDATE holds SET entries = entries + ? WHERE hold_id = ?", (len(event.ids), hold_id))
+            db.execute("UPDATE holds SET entries = entries + ? WHERE hold_id = ?", (db.changes(), hold_id))
         case HoldReleased():
             db.execute(
                 "UPDATE holds SET released_ms = ?, released = ?, released_by = ? WHERE name = ?",
@@ -158,7 +159,9 @@ def purged(db: apsw.Connection, event: Purged) -> Iterator[tuple[int, str, int, 
         if row is None or row[4] == _PURGED:
             continue
         n, *_, status, _, length, _, segment_id, offset, attempts, members = row
-        db.execute("INSERT INTO purged VALUES (?, ?, ?, ?, ?)", (n, event.plan, status, each.why, at_ms))
+        db.execute(
+            "INSERT OR IGNORE INTO purged VALUES (?, ?, ?, ?, ?)", (n, event.plan, status, each.why, at_ms)
+        )
         db.execute(
             "INSERT OR IGNORE INTO holes VALUES (?, ?, ?, ?)", (segment_id, offset, length, event.plan)
         )
@@ -259,8 +262,8 @@ class PurgeReader:
         return next((Facts(*row) for row in rows), None)
 
     def unchanged(self, ids: Sequence[str], since: int) -> set[str]:
-        """Which of these entries no journal line behind ``since`` changed; none where a hold came since."""
-        if self._db.execute("SELECT 1 FROM holds WHERE added_seq > ? LIMIT 1", (since,)).get:
+        """Which of these entries no journal line behind ``since`` changed; none where a rule came since."""
+        if self._db.execute("SELECT value > ? FROM meta WHERE key = 'rules_seq'", (since,)).get:
             return set()
         rows = self._db.execute(
             "SELECT id FROM entries WHERE id IN (SELECT value FROM json_each(?)) AND changed_seq <= ?",

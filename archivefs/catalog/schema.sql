@@ -7,6 +7,7 @@ CREATE TABLE meta (
     value ANY NOT NULL             --   that is in here; timezone, format: of the archive; verified_at, verified_part: of
                                    --   the last scheduled verification (UTC; from 1); config_before, config_after:
                                    --   SHA-256 of archive.toml before and after its last change that was noted;
+                                   --   rules_seq: the last line that may protect entries from being purged, whichever;
                                    --   turned_back: the last entry (n) whose day is before that of the one before it, 0
                                    --   for none: then the order of capture is that of days
 ) STRICT, WITHOUT ROWID;

@@ -8,6 +8,8 @@ from archivefs.catalog.catalog import VOID_REASON, day_number, status_number
 from archivefs.catalog.rows import Record
 from archivefs.states import Status
 
+_PART = re.compile(r"(\.\d+)?\.zst$")
+
 
 class SegmentReader:
     """The part of ``Reader`` that is about segments."""
@@ -48,6 +50,14 @@ class SegmentReader:
             (number, status_number(Status.REJECTED), VOID_REASON, *(place or ())),
         ).get
         return bool(found)
+
+    def superseded_segments(self) -> list[str]:
+        """Segments that stand beside others of their base, such as a repack makes, and are not needed."""
+        bases: dict[str, list[str]] = {}
+        for name in self.segment_ends():
+            bases.setdefault(_PART.sub("", name), []).append(name)
+        several = (names for names in bases.values() if len(names) > 1)
+        return [name for names in several for name in names if not self.is_needed(name)]
 
     def place_of(self, segment: str) -> tuple[int, int] | None:
         """``(converter_id, day)`` of a segment by its name, None where the name does not say."""

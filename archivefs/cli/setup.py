@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from archivefs import archive as archives
+from archivefs import rebuilding
 from archivefs.cli.common import json_option, print_json, with_archive
 from archivefs.verify import from_segments as from_segments_module
 
@@ -33,11 +34,11 @@ def rebuild(root: Path, from_segments: bool, as_json: bool) -> None:
     if from_segments:
         _rebuild_from_segments(root, as_json=as_json)
         return
-    count = archives.rebuild(root)
+    count = rebuilding.rebuild(root)
     if as_json:
         print_json({"events": count})
     else:
-        click.echo(f"made {root / archives.CATALOG} again from {count} events")
+        click.echo(f"made {root / rebuilding.CATALOG} again from {count} events")
 
 
 def _rebuild_from_segments(root: Path, *, as_json: bool) -> None:

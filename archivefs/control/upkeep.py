@@ -170,15 +170,16 @@ def _hold(archive: Archive, words: list[str], actor: Actor) -> Steps:
     parsed = parse(query, archive.zone)
     if parsed.limit != NO_LIMIT:
         raise ControlError("hold: limit= chooses no entries that could be told later; leave it out")
+    last = archive.reader.last_id()  # before the search: what is captured meanwhile is a later entry
     ids = [row.id for row in archive.reader.search(parsed, newest_first=False)]
     if not ids and not future:
         raise ControlError("hold: no entry is selected, and future=yes is not said: it would hold nothing")
     name = given.get("hold") or _free_name(archive)
     if name != names.safe(name) or not name.strip():
         raise ControlError(f"hold: the name {names.safe(name)!r} cannot be written in a line")
-    hold = AddHold(name, shlex.join(query), given["reason"], ids, archive.reader.last_id(), future, actor)
-    made((yield [hold]))
-    return {"hold": name, "entries": len(ids), "future": future}
+    made((yield [AddHold(name, shlex.join(query), given["reason"], ids, last, future, actor)]))
+    held = {row.name: row.entries for row in archive.reader.purges.holds()}
+    return {"hold": name, "entries": held.get(name, len(ids)), "future": future}
 
 
 def _free_name(archive: Archive) -> str:
@@ -304,6 +305,8 @@ def _value(text: str) -> Any:  # noqa: ANN401  whatever the argument is
         return msgspec.json.decode(text)
     except msgspec.MsgspecError:
         return text
+    except RecursionError:
+        raise ControlError(f"set.: {text[:40]}... is nested too deeply") from None
 
 
 def planned_replay(archive: Archive, request: dict[str, Any]) -> Reply:

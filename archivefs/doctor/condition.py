@@ -5,13 +5,14 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 from archivefs import quarantine as quarantines
-from archivefs.archive import CATALOG, CHECKED_BYTES, Archive
+from archivefs.archive import Archive
 from archivefs.catalog.catalog import SCHEMA_VERSION
 from archivefs.catalog.compare import Snapshot, told
 from archivefs.catalog.reader import Reader
 from archivefs.config import load
 from archivefs.doctor.findings import Case, Line, ok, problem, warning
 from archivefs.errors import ArchiveError, ConfigError, JournalDamagedError
+from archivefs.rebuilding import CATALOG, CHECKED_BYTES
 from archivefs.states import Status, Submission
 from archivefs.store import lock
 from archivefs.store.journal import Journal

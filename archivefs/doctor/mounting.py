@@ -125,12 +125,8 @@ def strays(case: Case) -> Iterator[Line]:
         else:
             clean.append(place)
     if len(clean) == len(places):
-        where = (
-            f"nothing was saved into {', '.join(map(str, clean))}"
-            if clean
-            else f"no {'other ' if there else ''}mountpoint to look at"
-        )
-        yield ok("inbox", where)
+        where = ", ".join(map(str, clean))
+        yield ok("inbox", f"nothing was saved into {where}" if where else "no other mountpoint to look at")
 
 
 def _mountpoints(case: Case) -> list[Path]:

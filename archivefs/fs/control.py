@@ -99,7 +99,7 @@ class Control:
 
     def _carry_out(self, name: str, words: list[str], actor: Actor) -> control.Reply:
         """In a thread, reading through a connection of its own."""
-        with Archive.open_as_it_is(self.archive.root) as reading:
+        with self.archive.beside() as reading:
             steps = control.COMMANDS[name].run(reading, words, actor)
             return control.carry_out(
                 steps, lambda operations: trio.from_thread.run(self._committer.submit_all, operations)

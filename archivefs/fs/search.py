@@ -17,7 +17,7 @@ import trio
 from pyfuse3 import EntryAttributes
 
 from archivefs import query
-from archivefs.archive import CATALOG, Archive
+from archivefs.archive import Archive
 from archivefs.catalog.catalog import day_text
 from archivefs.catalog.reader import Reader
 from archivefs.catalog.rows import Entry
@@ -28,6 +28,7 @@ from archivefs.fs.inodes import Fixed
 from archivefs.fs.listings import Row, Send
 from archivefs.fs.node import BRIEFLY, DIR_MODE, Attributes, Directory, Listed, Node
 from archivefs.query import Query
+from archivefs.rebuilding import CATALOG
 from archivefs.states import STATUSES, Status
 
 PAGE = 500

@@ -84,7 +84,7 @@ class Enforcement:
             await self._purge(choice)
 
     def _choose(self) -> Choice:
-        with Archive.open_as_it_is(self._archive.root) as reading:
+        with self._archive.beside() as reading:
             return pausing.without_paused(reading, choosing.by_policies(reading))
 
     def _tell_of_paused(self, paused: Mapping[JobRow, int]) -> None:
@@ -116,7 +116,7 @@ class Enforcement:
         self._engine.look()
 
     def _plan(self, choice: Choice) -> int:
-        with Archive.open_as_it_is(self._archive.root) as reading:
+        with self._archive.beside() as reading:
             steps = plans.make(reading, choice, None)
             return carry_out(
                 steps, lambda operations: trio.from_thread.run(self._committer.submit_all, operations)

@@ -217,7 +217,7 @@ class Engine:
             return outcomes
 
         _attach(job, replayer, wanted)
-        with Archive.open_as_it_is(self._archive.root) as reading:
+        with self._archive.beside() as reading:
             run(reading, job, work, commit, wanted, trio.from_thread.check_cancelled)
 
     async def create(self, work: str, request: dict[str, Any], actor: Actor | None) -> int:

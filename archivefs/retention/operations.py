@@ -13,7 +13,6 @@ from archivefs.events import (
     Purged,
     PurgeEnded,
     Retained,
-    entries_of,
 )
 from archivefs.parts import Actor, Purging
 from archivefs.retention.gate import Gate, Rule
@@ -58,18 +57,20 @@ class Purge(Operation[list[tuple[str, str]]]):
     """Let entries of a plan go, but those that something protects by now; returns these, and what does.
 
     ``entries``: each with the rule that chose it. ``checked``: the journal line up to which it is known that
-    nothing protects them, 0 for none: of what was not changed since nothing more is asked.
+    nothing protects them, 0 for none: of what was not changed since nothing more is asked. It is alone in its
+    group, so that nothing in it can protect or change what goes.
     """
 
     plan: int
     entries: Sequence[tuple[Purging, Rule]]
     checked: int = 0
 
+    is_alone = True
+
     def run(self, txn: Transaction) -> list[tuple[str, str]]:
         """One event, or none."""
         going, kept = list[Purging](), list[tuple[str, str]]()
         known = txn.reader.purges.unchanged([each.id for each, _ in self.entries], self.checked)
-        known -= {id_ for event in txn.events for id_ in entries_of(event)}  # type: ignore[arg-type]
         gate = Gate(txn.reader, txn.config, txn.now_ms) if len(known) < len(self.entries) else None
         for each, rule in self.entries:
             found = [] if gate is None or each.id in known else self._protections(txn, gate, each.id, rule)
@@ -86,28 +87,33 @@ class Purge(Operation[list[tuple[str, str]]]):
         entry = txn.entry(id_)
         facts = txn.reader.purges.facts(entry.n)
         assert facts is not None
-        found = gate.protections(facts, rule)
-        return found if txn.state(id_)[0] is entry.status else [*found, "it changes right now"]
+        return gate.protections(facts, rule)
 
 
 @dataclass
 class EndPurge(Operation[None]):
-    """Say that the bytes of a plan are gone."""
+    """Say that the bytes of a plan are gone, which stood in the segments that were ``cleared``."""
 
     plan: int
     freed: int
     kept: int
+    cleared: Sequence[str]
 
     def run(self, txn: Transaction) -> None:
-        """One event."""
+        """One event. Raises ``RetentionError`` where the plan has bytes elsewhere, too."""
         row = txn.reader.purges.plan(self.plan)
         assert row is not None
+        if left := set(txn.reader.purges.segments_of(self.plan)).difference(self.cleared):
+            raise RetentionError(f"plan {self.plan} is not done: {', '.join(sorted(left))} is not cleared")
         txn.record(PurgeEnded(plan=self.plan, entries=row.purged, bytes=self.freed, kept=self.kept))
 
 
 @dataclass
 class AddHold(Operation[None]):
-    """Protect entries from now on. ``query``: as it was given; ``last``: the id of the newest entry."""
+    """Protect entries from now on.
+
+    ``query``: as it was given; ``last``: the id of an entry up to which ``ids`` has all that are meant.
+    """
 
     name: str
     query: str

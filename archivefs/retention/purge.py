@@ -54,6 +54,8 @@ def carry_out(
         plans.check(archive, row, entries)
         made((yield [BeginPurge(plan, actor)]))
     left = [each for each in entries if not (row.begun_ms and _is_purged(archive, each.id))]
+    if superseded := archive.reader.superseded_segments():  # of a repack that was stopped: bytes twice
+        made((yield [RemoveSegments(superseded)]))
     done, kept = len(entries) - len(left), list[tuple[str, str]]()
     queue = iter(left)
     while batch := [(plans.purging(each), plans.rule_of(row, each)) for each in islice(queue, BATCH)]:
@@ -61,12 +63,12 @@ def carry_out(
         kept += found
         done += len(batch)
         progress(done, len(entries))
-    freed = 0
-    for segment in archive.reader.purges.segments_of(plan):
+    freed, segments = 0, archive.reader.purges.segments_of(plan)
+    for segment in segments:
         freed += yield from _clear(archive, segment)
     if row.begun_ms:  # what was given back before the stop is not measured
         freed = max(freed, row.bytes)
-    made((yield [EndPurge(plan, freed, len(kept))]))
+    made((yield [EndPurge(plan, freed, len(kept), segments)]))
     plans.discard(archive.root, plan)
     return Result(plan, plans.get(archive, plan).purged, freed, kept)
 

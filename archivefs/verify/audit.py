@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import msgspec
 
-from archivefs.archive import CATALOG
 from archivefs.catalog.compare import Snapshot
 from archivefs.errors import CatalogError, NotAnArchiveError
 from archivefs.events import Created
+from archivefs.rebuilding import CATALOG
 from archivefs.store import journal
 from archivefs.store.chain import START, Checkpoint, Head, Link, day_files, gone, walk
 from archivefs.verify.findings import Finding, Report, Severity

@@ -17,9 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from archivefs import __version__, config
-from archivefs import archive as archives
-from archivefs.archive import CATALOG, FORMAT
+from archivefs import __version__, config, rebuilding
+from archivefs.archive import FORMAT
 from archivefs.errors import ContentDamagedError, DictionaryError
 from archivefs.events import (
     AttemptFinished,
@@ -32,6 +31,7 @@ from archivefs.events import (
     Routed,
 )
 from archivefs.parts import Content
+from archivefs.rebuilding import CATALOG
 from archivefs.routing import UNROUTED
 from archivefs.states import Outcome, Status
 from archivefs.statuses import IMPORT_REASON, PART_REASON
@@ -109,14 +109,14 @@ def rebuild_from_segments(root: Path) -> Rescue:
         _write_journal(fresh, trained, entries, settings, rescue)
         if (root / "journal").exists():
             (root / "journal").rename(backup / "journal")
-        archives.remove_catalog(root / CATALOG, keep_as=backup / CATALOG)
+        rebuilding.remove_catalog(root / CATALOG, keep_as=backup / CATALOG)
         # Between the two renames there is no journal, and every command says so; this one may be run again.
         fresh.rename(root / "journal")
         sync_dir(root)
         sync_dir(backup)
     finally:
         held.release()
-    archives.rebuild(root)
+    rebuilding.rebuild(root)
     return rescue
 
 

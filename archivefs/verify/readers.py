@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Self
 
 from archivefs import helper
-from archivefs.archive import CATALOG, Archive
+from archivefs.archive import Archive
 from archivefs.background import give_way
+from archivefs.rebuilding import CATALOG
 from archivefs.store.dictionaries import Dictionaries
 from archivefs.verify import journal
 from archivefs.verify.contents import Chunk, SegmentResult, check_chunk

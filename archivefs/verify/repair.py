@@ -11,10 +11,11 @@ from pathlib import Path
 
 import msgspec
 
-from archivefs import archive as archives
-from archivefs.archive import CATALOG, Archive
+from archivefs import rebuilding
+from archivefs.archive import Archive
 from archivefs.events import Repaired
 from archivefs.operations import Note
+from archivefs.rebuilding import CATALOG
 from archivefs.store import lock
 from archivefs.store.durable import fresh_dir, replacing
 from archivefs.store.journal import CHECKPOINT
@@ -63,7 +64,7 @@ def repair(root: Path, findings: Sequence[Finding]) -> Path:
         if finding.repair == "orphan":
             (root / finding.where).replace(backup / finding.where.replace("/", "_"))
     if "catalog" in kinds or "checkpoint" in kinds:
-        archives.rebuild(root)
+        rebuilding.rebuild(root)
     with Archive(root) as archive:
         archive.commit([Note(Repaired(what=plan(findings), backup=backup.name))])
     return backup

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from archivefs.archive import CATALOG, Archive
+from archivefs.archive import Archive
 from archivefs.catalog.compare import told
 from archivefs.catalog.rows import Record
 from archivefs.errors import CatalogError
+from archivefs.rebuilding import CATALOG
 from archivefs.store import code, lock
 from archivefs.verify import contents, journal
 from archivefs.verify.findings import Finding, Report, Severity

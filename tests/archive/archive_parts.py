@@ -13,10 +13,11 @@ from typing import Any
 
 import apsw
 
-from archivefs.archive import CATALOG, Archive
+from archivefs.archive import Archive
 from archivefs.catalog import trigrams
 from archivefs.catalog.rows import DictionaryRow, Entry
 from archivefs.operations import AddDictionary, BeginAttempt, Capture, FinishAttempt, Receipt, Report
+from archivefs.rebuilding import CATALOG
 from archivefs.states import Outcome, Status
 from archivefs.store import dictionaries
 from archivefs.transaction import Operation

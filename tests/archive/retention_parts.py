@@ -14,12 +14,13 @@ from archive_parts import (
 )
 
 from archivefs import control
-from archivefs.archive import Archive, rebuild
+from archivefs.archive import Archive
 from archivefs.catalog.rows import Entry
 from archivefs.jobs.engine import Wanted, run_here
 from archivefs.jobs.job import Job, Progress
 from archivefs.jobs.works import WORKS
 from archivefs.parts import Actor
+from archivefs.rebuilding import rebuild
 from archivefs.states import JobState, Status
 from archivefs.verify.findings import Severity
 from archivefs.verify.verify import Scope, verify_folder

@@ -19,10 +19,11 @@ from test_verify_parts import (
     sample,
 )
 
-from archivefs.archive import CATALOG, Archive
+from archivefs.archive import Archive
 from archivefs.events import Verified
 from archivefs.operations import Note
 from archivefs.parts import Actor
+from archivefs.rebuilding import CATALOG
 from archivefs.store.chain import line_hash
 from archivefs.store.journal import CHECKPOINT
 

@@ -31,13 +31,14 @@ from archive_parts import (
 )
 from bulk_parts import STAMP_NS, bring, held, places, plant, things_in
 
-from archivefs.archive import Archive, rebuild
+from archivefs.archive import Archive
 from archivefs.bulk.capture import Bulk, Manner
 from archivefs.bulk.read import unchanged
 from archivefs.bulk.walk import Found, LeftOut, SourceError, Tree, Why, walk
 from archivefs.events import Voided
 from archivefs.operations import Note, Receipt
 from archivefs.quarantine import kept
+from archivefs.rebuilding import rebuild
 from archivefs.states import Status
 from archivefs.verify.from_segments import rebuild_from_segments
 from archivefs.verify.verify import Scope, verify_folder

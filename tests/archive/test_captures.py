@@ -30,13 +30,14 @@ from archive_parts import (
 )
 
 from archivefs import describe
-from archivefs.archive import Archive, rebuild
+from archivefs.archive import Archive
 from archivefs.errors import (
     ArchiveError,
     UnknownEntryError,
 )
 from archivefs.operations import Adopt, BeginAttempt, Drop, Touch
 from archivefs.parts import Actor
+from archivefs.rebuilding import rebuild
 from archivefs.states import Outcome, Status
 from archivefs.store.frames import encode_file
 

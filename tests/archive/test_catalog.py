@@ -25,12 +25,13 @@ from archive_parts import (
     nothing_is_left_over,
 )
 
-from archivefs.archive import CATALOG, Archive, rebuild
+from archivefs.archive import Archive
 from archivefs.catalog.catalog import SCHEMA_VERSION, Catalog, day_number, day_text
 from archivefs.catalog.connection import connect
 from archivefs.errors import JournalDamagedError, LockedError, OtherSchemaError
 from archivefs.events import Verified
 from archivefs.operations import Adopt, BeginAttempt, Drop, Note, Report, Retry, Route, Touch
+from archivefs.rebuilding import CATALOG, rebuild
 from archivefs.routing import ROUTING_REASON, UNROUTED
 from archivefs.states import Outcome, Status
 from archivefs.statuses import RETRIABLE

@@ -15,12 +15,13 @@ import pytest
 from archive_parts import NOON_MS, Clock, capture, commit, make
 from test_verify_parts import verify
 
-from archivefs.archive import Archive, rebuild
+from archivefs.archive import Archive
 from archivefs.config import ConverterConfig
 from archivefs.convert import snapshots
 from archivefs.convert.snapshots import CodeError, Packed
 from archivefs.events import CodeKept
 from archivefs.operations import BeginAttempt, FinishAttempt, KeepCode
+from archivefs.rebuilding import rebuild
 from archivefs.states import Outcome, Status
 from archivefs.store import code
 

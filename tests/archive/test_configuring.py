@@ -16,8 +16,7 @@ from archive_parts import (
 )
 from test_verify_parts import archivefs
 
-from archivefs import archive as archives
-from archivefs import config, configuring, control, settings
+from archivefs import config, configuring, control, rebuilding, settings
 from archivefs.archive import Archive
 from archivefs.errors import ConfigError, ControlError
 from archivefs.parts import Actor
@@ -228,7 +227,7 @@ def test_an_older_file_is_migrated_with_a_backup_and_an_event(root: Path, clock:
     Archive(root, clock=clock).close()
     assert len(events(root)) == 1
     before = catalog_rows(root)
-    archives.rebuild(root, clock=clock)
+    rebuilding.rebuild(root, clock=clock)
     assert catalog_rows(root) == before
 
 

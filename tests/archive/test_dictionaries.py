@@ -31,7 +31,7 @@ from archive_parts import (
 )
 from test_verify_parts import flip
 
-from archivefs.archive import Archive, rebuild
+from archivefs.archive import Archive
 from archivefs.catalog.rows import DictionaryRow
 from archivefs.errors import CaptureFailedError, ContentDamagedError, DictionaryError
 from archivefs.events import DictionaryTrained, decode
@@ -39,6 +39,7 @@ from archivefs.jobs import dictionaries
 from archivefs.jobs.dictionaries import SAMPLES
 from archivefs.operations import AddDictionary
 from archivefs.packing import REPORTS, SOURCES
+from archivefs.rebuilding import rebuild
 from archivefs.store.dictionaries import FIRST_NUMBER, Dictionary
 from archivefs.store.dictionaries import train as train_file
 from archivefs.store.frames import DICTIONARY_BYTES, dictionary_number, encode_bytes

@@ -30,9 +30,10 @@ from archive_parts import (
     source,
 )
 
-from archivefs.archive import Archive, rebuild
+from archivefs.archive import Archive
 from archivefs.errors import ArchiveError, CaptureFailedError, ReadOnlyError
 from archivefs.packing import Packing
+from archivefs.rebuilding import rebuild
 from archivefs.store.segment import scan
 from archivefs.transaction import Operation, Transaction
 

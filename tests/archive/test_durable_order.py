@@ -14,7 +14,7 @@ import pytest
 from archive_parts import Clock, captured, child_command, child_environment, make
 from bulk_parts import plant
 
-from archivefs.archive import CATALOG
+from archivefs.rebuilding import CATALOG
 
 CALLS = "write,pwrite64,fsync,fdatasync,openat,rename,renameat,renameat2,unlink,ftruncate,mkdir,mkdirat"
 CAPTURES = """

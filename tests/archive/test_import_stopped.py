@@ -26,7 +26,8 @@ from archive_parts import (
 )
 from bulk_parts import Place, held, places, plant, plant_many
 
-from archivefs.archive import Archive, rebuild
+from archivefs.archive import Archive
+from archivefs.rebuilding import rebuild
 from archivefs.states import Status
 from archivefs.verify.findings import Severity
 from archivefs.verify.verify import Scope, verify_folder

@@ -19,7 +19,8 @@ from archive_parts import (
     nothing_is_left_over,
 )
 
-from archivefs.archive import CATALOG, Archive, rebuild
+from archivefs.archive import Archive
+from archivefs.rebuilding import CATALOG, rebuild
 from archivefs.states import Status
 
 WRITER = """

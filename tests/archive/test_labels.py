@@ -9,7 +9,8 @@ import pytest
 from archive_parts import Clock, capture, catalog_rows, commit, every_entry, make
 
 from archivefs import names
-from archivefs.archive import Archive, rebuild
+from archivefs.archive import Archive
+from archivefs.rebuilding import rebuild
 
 UTC = ZoneInfo("UTC")
 SHORT = [

@@ -6,8 +6,7 @@ from archive_parts import NOON_MS, Clock, captured, catalog_rows, commit, conver
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from archivefs import archive as archives
-from archivefs import metrics
+from archivefs import metrics, rebuilding
 from archivefs.archive import Archive
 from archivefs.events import DeliveryAttempted
 from archivefs.operations import BeginAttempt, Note
@@ -98,6 +97,6 @@ def test_counters_go_on_after_a_remount_and_come_back_with_a_rebuild(root: Path,
     assert value(found, "captures_total", converter="ict") == 2
     assert value(found, "conversions_total", converter="ict", outcome="success") == 2
     kept = catalog_rows(root)["activity"]
-    archives.rebuild(root)
+    rebuilding.rebuild(root)
     assert catalog_rows(root)["activity"] == kept
     assert kept

@@ -22,8 +22,7 @@ from archive_parts import (
 )
 from test_verify_parts import archivefs
 
-from archivefs import archive as archives
-from archivefs import reports, statistics
+from archivefs import rebuilding, reports, statistics
 from archivefs.archive import Archive
 from archivefs.catalog.outbox import Item
 from archivefs.errors import ArchiveError, UnknownEntryError
@@ -212,7 +211,7 @@ def test_a_rebuilt_catalog_has_the_same_outbox(archive: Archive, root: Path, clo
     before = catalog_rows(root)
     assert len(before["outbox"]) == 8
     assert len(before["deliveries"]) == 3
-    archives.rebuild(root, clock=clock)
+    rebuilding.rebuild(root, clock=clock)
     assert catalog_rows(root) == before
 
 

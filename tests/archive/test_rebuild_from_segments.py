@@ -37,10 +37,11 @@ from test_verify_parts import (
     verify,
 )
 
-from archivefs.archive import CATALOG, Archive
+from archivefs.archive import Archive
 from archivefs.catalog.rows import Entry
 from archivefs.events import Created, Rebuilt
 from archivefs.operations import BeginAttempt, Report
+from archivefs.rebuilding import CATALOG
 from archivefs.states import Outcome, Status
 from archivefs.verify.from_segments import LOST
 

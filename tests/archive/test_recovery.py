@@ -29,9 +29,10 @@ from archive_parts import (
 )
 
 from archivefs import names
-from archivefs.archive import CATALOG, Archive, rebuild
+from archivefs.archive import Archive
 from archivefs.errors import ContentDamagedError
 from archivefs.operations import BeginAttempt, Receipt, Report
+from archivefs.rebuilding import CATALOG, rebuild
 from archivefs.states import Outcome, Status
 from archivefs.store.segment import scan
 from archivefs.store.store import Store

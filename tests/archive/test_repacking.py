@@ -32,7 +32,7 @@ from archive_parts import (
     trained,
 )
 
-from archivefs.archive import Archive, rebuild
+from archivefs.archive import Archive
 from archivefs.errors import ContentDamagedError
 from archivefs.events import Voided
 from archivefs.fs.frame_cache import LEAST_BYTES, ContentHandle, FrameCache
@@ -40,6 +40,7 @@ from archivefs.jobs import repack
 from archivefs.operations import Note
 from archivefs.parts import Location
 from archivefs.query import parse
+from archivefs.rebuilding import rebuild
 from archivefs.verify.findings import Severity
 from archivefs.verify.verify import Scope, verify_folder
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from archive_parts import Clock, captured, catalog_rows, commit, converted, due, entry, finish, make
 
-from archivefs.archive import Archive, rebuild
+from archivefs.archive import Archive
 from archivefs.catalog.catalog import RETRY_REASON
 from archivefs.catalog.rows import Attempt
 from archivefs.config import ConverterConfig
@@ -14,6 +14,7 @@ from archivefs.convert.process import Answer
 from archivefs.convert.verdict import LONGEST_SECONDS, Verdict, backoff, cause_of, verdict
 from archivefs.operations import BeginAttempt, Retry
 from archivefs.parts import Actor
+from archivefs.rebuilding import rebuild
 from archivefs.states import Outcome, Status
 
 CONFIG = ConverterConfig(max_retries=2, retry_delay_seconds=60)

@@ -22,9 +22,10 @@ from archive_parts import (
 )
 from test_verify_parts import archivefs, events_of, verify
 
-from archivefs.archive import Archive, rebuild
+from archivefs.archive import Archive
 from archivefs.events import Captured, Routed
 from archivefs.operations import Adopt, BeginAttempt, Retry, Route
+from archivefs.rebuilding import rebuild
 from archivefs.routing import ROUTING_REASON, UNROUTED
 from archivefs.states import Status
 from archivefs.statuses import NO_CONVERTER_REASON

@@ -23,7 +23,7 @@ from archive_parts import (
 from test_verify_parts import Ran, archivefs, events_of
 
 from archivefs import archive as archives
-from archivefs import describe
+from archivefs import describe, rebuilding
 from archivefs.archive import Archive
 from archivefs.events import Captured
 from archivefs.operations import Touch
@@ -266,7 +266,7 @@ def test_a_target_that_takes_no_attributes_still_gets_the_source(root: Path, clo
 def test_a_rebuilt_catalog_has_them_too(root: Path, clock: Clock) -> None:
     id_ = one(root, clock, b"\xff", folder=b"\xfe", mode=0o640, uid=7, gid=8, xattrs=encoded(XATTRS))
     before = facts_of(root, id_)
-    archives.rebuild(root)
+    rebuilding.rebuild(root)
     assert facts_of(root, id_) == before
 
 

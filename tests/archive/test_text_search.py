@@ -12,11 +12,12 @@ from archive_parts import NOON_MS, Clock, capture, catalog_rows, commit, every_e
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from archivefs.archive import Archive, rebuild
+from archivefs.archive import Archive
 from archivefs.catalog import candidates, trigrams
 from archivefs.catalog.trigrams import BATCH
 from archivefs.operations import BeginAttempt, FinishAttempt
 from archivefs.query import parse
+from archivefs.rebuilding import rebuild
 from archivefs.states import Outcome
 
 COUNT = 6 * candidates.FEW + 10

@@ -19,8 +19,8 @@ from test_verify_parts import (
     verify,
 )
 
-from archivefs.archive import CATALOG
 from archivefs.events import Repaired, decode
+from archivefs.rebuilding import CATALOG
 
 Damage = Callable[[Path], None]
 SEGMENT = "2026/02/14/ict.sources.zst"

@@ -23,7 +23,8 @@ from test_verify_parts import (
     verify,
 )
 
-from archivefs.archive import CATALOG, Archive
+from archivefs.archive import Archive
+from archivefs.rebuilding import CATALOG
 from archivefs.store.journal import CHECKPOINT
 from archivefs.verify.findings import Severity
 from archivefs.verify.verify import Scope

@@ -22,7 +22,8 @@ from test_verify_parts import (
     verify,
 )
 
-from archivefs.archive import CATALOG, Archive
+from archivefs.archive import Archive
+from archivefs.rebuilding import CATALOG
 from archivefs.store.chain import line_hash
 from archivefs.store.journal import CHECKPOINT
 from archivefs.verify.findings import Severity

@@ -35,11 +35,12 @@ from archive_parts import (
     trained,
 )
 
-from archivefs.archive import CATALOG, Archive
+from archivefs.archive import Archive
 from archivefs.catalog.catalog import VOID_REASON
 from archivefs.cli.main import main
 from archivefs.events import Event, decode
 from archivefs.operations import BeginAttempt, Report, Touch
+from archivefs.rebuilding import CATALOG
 from archivefs.states import Outcome, Status
 from archivefs.verify.findings import EXIT_CODES, Severity
 

@@ -21,8 +21,7 @@ from archive_parts import (
 )
 from test_verify_parts import archivefs, events_of, verify
 
-from archivefs import archive as archives
-from archivefs import describe, statistics
+from archivefs import describe, rebuilding, statistics
 from archivefs.archive import Archive
 from archivefs.catalog.catalog import VOID_REASON
 from archivefs.errors import ContentDamagedError
@@ -107,7 +106,7 @@ def test_a_rebuilt_catalog_says_the_same(root: Path, clock: Clock, ids: list[str
     with Archive(root, clock=clock) as archive:
         captured(archive, b"new")
     kept = catalog_rows(root)
-    archives.rebuild(root, clock=clock)
+    rebuilding.rebuild(root, clock=clock)
     assert catalog_rows(root) == kept
 
 

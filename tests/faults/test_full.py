@@ -14,7 +14,7 @@ from ledger import Ledger
 from makers import Make, MakeDisk
 from mount_parts import archivefs, poll, run
 
-from archivefs.archive import CATALOG
+from archivefs.rebuilding import CATALOG
 
 FREE_KB = (0, 4, 8, 16, 28, 44, 64, 100, 160, 300)
 CONTENT = bytes(range(256)) * 40

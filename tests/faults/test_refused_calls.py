@@ -16,7 +16,7 @@ from makers import Make
 from mount_parts import poll
 from test_full import attempt
 
-from archivefs.archive import CATALOG
+from archivefs.rebuilding import CATALOG
 
 SECOND = 1_000_000
 LARGE = os.urandom(700_000)

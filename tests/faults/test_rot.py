@@ -14,8 +14,9 @@ from makers import Make
 from mount_parts import archivefs, catalog_rows
 from test_refused_calls import begun
 
-from archivefs.archive import CATALOG, Archive
+from archivefs.archive import Archive
 from archivefs.catalog.rows import Entry
+from archivefs.rebuilding import CATALOG
 from archivefs.verify.findings import Finding, Severity
 from archivefs.verify.verify import Scope, verify
 

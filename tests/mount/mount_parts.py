@@ -18,7 +18,7 @@ from zoneinfo import ZoneInfo
 
 import apsw
 
-from archivefs import archive as archives
+from archivefs import rebuilding
 from archivefs.archive import Archive
 from archivefs.catalog import trigrams
 from archivefs.catalog.reader import Reader
@@ -148,7 +148,7 @@ def mount_line(path: Path) -> str:
 
 def catalog_rows(root: Path) -> Rows:
     """Every row of every table, sorted by all columns; of a full-text index what it finds."""
-    db = apsw.Connection(str(root / archives.CATALOG), flags=apsw.SQLITE_OPEN_READONLY)
+    db = apsw.Connection(str(root / rebuilding.CATALOG), flags=apsw.SQLITE_OPEN_READONLY)
     try:
         tables = [row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         tables = [table for table in sorted(tables) if "_trigrams" not in table]
@@ -264,7 +264,7 @@ class Mounted:
 
     def entries(self, name: str | bytes | None = None) -> list[Entry]:
         """All entries (of that name), oldest first; asked of the catalog, not of the mount."""
-        reader = Reader.open(self.root / archives.CATALOG)
+        reader = Reader.open(self.root / rebuilding.CATALOG)
         try:
             rows = reader.all_after(0, 10**6)
         finally:
@@ -320,7 +320,7 @@ class Mounted:
 
     def converter_name(self, entry: Entry) -> str:
         """The converter whose inbox the entry came from."""
-        reader = Reader.open(self.root / archives.CATALOG)
+        reader = Reader.open(self.root / rebuilding.CATALOG)
         try:
             return reader.converter_name(entry.converter_id)
         finally:
@@ -362,10 +362,10 @@ class Mounted:
         bad = [each for each in records if re.search(r"\A\S+ \S+ (ERROR|CRITICAL) |^Traceback", each, re.M)]
         unexpected = [each for each in bad if not any(part in each for part in self.expected_log)]
         assert not unexpected, "in the log of the daemon:\n" + "".join(unexpected)
-        if self.killed or not (self.root / archives.CATALOG).exists():
+        if self.killed or not (self.root / rebuilding.CATALOG).exists():
             Archive(self.root).close()
         kept = catalog_rows(self.root)
-        archives.rebuild(self.root)
+        rebuilding.rebuild(self.root)
         made = catalog_rows(self.root)
         for table in kept.keys() | made.keys():
             assert kept.get(table) == made.get(table), f"rebuild makes another table {table}"

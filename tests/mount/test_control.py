@@ -219,6 +219,17 @@ def test_a_wrong_file_is_named_by_reload_and_changes_nothing(failed: Mounted) ->
     assert told(failed, "reload", b"\n") == {"ok": True, "changed": ["reserve"]}
 
 
+def test_while_the_file_is_wrong_entries_are_held_and_planned_by_what_is_in_force(failed: Mounted) -> None:
+    file = failed.root / "archive.toml"
+    right = file.read_text()
+    file.write_text(f"{right}[retention]\ndays = 1\nthis is no TOML")
+    reply = told(failed, "hold", b"add hold=case reason=why converter=fails")
+    assert (reply["entries"], reply["ok"]) == (2, True)
+    reply = told(failed, "retention", b"plan converter=fails")
+    assert (reply["plan"], reply["kept"]) == (None, {'held by "case"': 2})
+    file.write_text(right)
+
+
 def test_quarantine_is_decided_on_a_mount(mounted: Make) -> None:
     archive, held = mounted(ICT), list[int]()
     for name in ("a.csv", "b.csv"):

@@ -15,7 +15,7 @@ import apsw
 import pytest
 from mount_parts import Make, Mounted, archivefs, config, converter, names_in, run
 
-from archivefs.archive import CATALOG
+from archivefs.rebuilding import CATALOG
 
 FILES = "[converters.files]\nsettle_seconds = 0\nlinger_seconds = 0\n"
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may change what a process sees")

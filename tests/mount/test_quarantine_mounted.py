@@ -20,9 +20,10 @@ import apsw
 import pytest
 from mount_parts import Mounted, an_archive, archivefs, command, config, converter, environment, poll, run
 
-from archivefs.archive import CATALOG, Archive
+from archivefs.archive import Archive
 from archivefs.events import Verified
 from archivefs.operations import Note
+from archivefs.rebuilding import CATALOG
 
 Make = Callable[..., Mounted]
 MEASURE = "def convert(path, arguments):\n    return {'size': len(open(path, 'rb').read())}\n"

@@ -323,24 +323,28 @@ def test_a_report_that_is_damaged_costs_its_entry_the_comparison_and_no_more(pas
     assert told_of(3)[id_]["compared"] is False
 
 
-def test_after_a_kill_each_failure_is_told_once(past: Mounted) -> None:
-    past.killed = True
-    told(past, "reprocess", b"converter=ict rate=10\n")
-    file = past.root / "jobs/1/errors.jsonl"
-    past.wait_for("failures", lambda: file.exists() and file.read_bytes().count(b"\n") > 1, 30)
-    past.kill()
-    lines = file.read_bytes().splitlines(keepends=True)
-    file.write_bytes(lines[0] + lines[1][:20])  # as by a kill between the commit and the file
-    past.mount()
-    assert ended(past, 1)["failed"] == 10
-    found = [json.loads(line) for line in file.read_bytes().splitlines()]
-    assert sorted(each["id"] for each in found) == sorted(
-        each.id for each in past.entries() if each.status == "failed"
-    )
-    assert {each["outcome"] for each in found} == {"failed"}
-    assert {each["error"].partition(":")[0] for each in found} == {
-        json.loads(lines[0])["error"].partition(":")[0]
-    }
+def test_each_error_of_a_replay_is_told_once_after_a_kill(mounted: Make, tmp_path: Path) -> None:
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "ict.py").write_text(FIRST)
+    archive = mounted(TOML + converter("kept"), converters=code)
+    archive.killed = True
+    archive.drop("kept", "first.csv")
+    for number in range(20):
+        archive.drop("ict", f"{number}.csv", b"bad %d" % number)
+    archive.wait_for("an end of all", lambda: counts(archive) == {"archived": 1, "failed": 20}, 60)
+    told(archive, "reprocess", b"name=* rate=5\n")
+    errors = archive.root / "jobs/1/errors.jsonl"
+    archive.wait_for("two groups", lambda: errors.exists() and errors.read_bytes().count(b"\n") > 5, 30)
+    archive.kill()
+    lines = errors.read_bytes().splitlines(keepends=True)
+    errors.write_bytes(b"".join(lines[:2]))  # as by a kill between a commit and the file
+    archive.mount()
+    ended(archive, 1)
+    told_of = [json.loads(line) for line in errors.read_bytes().splitlines()]
+    assert sorted(each["id"] for each in told_of) == sorted(each.id for each in archive.entries())
+    assert sum(each.get("outcome") == "failed" for each in told_of) == 20
+    assert all("cannot read bad" in each["error"] for each in told_of if "outcome" in each)
 
 
 def test_a_replay_is_paused_resumed_and_cancelled(past: Mounted) -> None:

@@ -19,7 +19,7 @@ LAYERS = [
     ("packing", "statuses"),
     ("transaction",),
     ("operations", "steps"),
-    ("reopening", "settings"),
+    ("rebuilding", "reopening", "settings"),
     ("archive",),
     ("bulk", "committer", "configuring", "describe", "quarantine", "restoring", "statistics"),
     ("convert", "manifest", "metrics", "retention", "submit", "verify"),
@@ -35,7 +35,7 @@ LAYERS = [
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
 KNOWS = {
     "pyfuse3": ("fs/",),
-    "apsw": ("catalog/", "archive.py"),
+    "apsw": ("catalog/", "rebuilding.py"),
     "zstandard": ("store/",),
     "click": ("cli/",),
     "httpx": ("submit/http.py",),
