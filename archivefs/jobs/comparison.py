@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -137,6 +137,14 @@ class Comparison:
             if len(row["examples"]) < EXAMPLES:
                 row["examples"].append({"id": id_, "old": old, "new": new})
 
+    def forget(self, ids: Set[str]) -> None:
+        """Let go what was in the reports of these entries; they are counted as before."""
+        for row in self.changed.values():
+            row["examples"] = [each for each in row["examples"] if each["id"] not in ids]
+        for flip in self.flips:
+            if flip["id"] in ids:
+                flip["error"] = ""
+
     @property
     def total(self) -> int:
         """How many entries were compared."""
@@ -165,6 +173,16 @@ def fields(before: Side, now: Side) -> Differences:
             pair = [_decoded(side[number]) if number < len(side) else _MISSING for side in (old, new)]
             _differences(prefix, pair[0], pair[1], found, DEPTH)
     return {path: (_short(pair[0]), _short(pair[1])) for path, pair in found.items()}
+
+
+def forget(jobs: Path, ids: Set[str]) -> None:
+    """Let go what all comparisons that are kept below ``jobs`` say of the contents of these entries."""
+    for file in sorted(jobs.glob(f"*/{JSON}")):
+        data = file.read_bytes()
+        if any(id_.encode() in data for id_ in ids):
+            comparison = Comparison.load(file.parent)
+            comparison.forget(ids)
+            comparison.save(file.parent)
 
 
 class _Missing:
@@ -218,7 +236,7 @@ def page(comparison: Comparison) -> str:
     )
     ordered = comparison.ordered()
     fields = "".join(
-        _row(path, str(row["count"]), *_example(row["examples"][0])) for path, row in ordered[:SHOWN]
+        _row(path, str(row["count"]), *_example(row["examples"])) for path, row in ordered[:SHOWN]
     )
     more = f"<p>and {len(ordered) - SHOWN} fields more, in {JSON}</p>" if len(ordered) > SHOWN else ""
     return _PAGE.format(
@@ -228,8 +246,8 @@ def page(comparison: Comparison) -> str:
     )  # fmt: skip
 
 
-def _example(example: dict[str, str]) -> tuple[str, str, str]:
-    return example["id"], example["old"], example["new"]
+def _example(examples: Sequence[dict[str, str]]) -> tuple[str, str, str]:
+    return (examples[0]["id"], examples[0]["old"], examples[0]["new"]) if examples else ("", "", "")
 
 
 def _row(*cells: str) -> str:

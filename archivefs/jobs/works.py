@@ -7,9 +7,9 @@ import msgspec
 
 from archivefs.archive import Archive
 from archivefs.errors import ArchiveError
-from archivefs.jobs import pausing, replaying
+from archivefs.jobs import comparison, pausing, replaying
 from archivefs.jobs import repack as repacking
-from archivefs.jobs.job import Job, Steps, Work
+from archivefs.jobs.job import FOLDER, Job, Steps, Work
 from archivefs.query import parse
 from archivefs.retention import choosing, plans
 from archivefs.retention import purge as purging
@@ -26,8 +26,10 @@ def purge(archive: Archive, job: Job) -> Steps:
     def progress(done: int, total: int) -> None:
         job.progress.done, job.progress.total = done, total
 
-    steps = purging.carry_out(archive, int(job.request["plan"]), job.actor, progress)
-    result = yield from steps
+    plan = plans.get(archive, int(job.request["plan"]))
+    if plan.erase and not plan.ended_ms:  # before it ends, for its list is gone then
+        comparison.forget(archive.root / FOLDER, {each.id for each in plans.listed(archive.root, plan)})
+    result = yield from purging.carry_out(archive, plan.plan, job.actor, progress)
     job.progress.done, job.progress.skipped = result.purged, len(result.kept)
     for id_, why in result.kept:
         job.error(id=id_, error=why)
