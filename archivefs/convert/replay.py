@@ -22,6 +22,7 @@ from archivefs.operations import KeepCode
 from archivefs.states import Outcome
 from archivefs.store import code as kept_code
 from archivefs.store.durable import make_dirs, remove_tree
+from archivefs.store.recovery import REPLAYS
 
 PRIORITY = 8
 """Of a replay that says nothing else; conversions of captures have 5."""
@@ -57,11 +58,11 @@ class Done(NamedTuple):
 class Replayer:
     """Converts in the trio thread of whoever has the archive open; records nothing but versions of code."""
 
-    def __init__(self, archive: Archive, name: str, keep: Callable[[KeepCode], Awaitable[object]]) -> None:
-        """``name``: of the folder in staging/ to work in. ``keep`` commits a version of code."""
+    def __init__(self, archive: Archive, keep: Callable[[KeepCode], Awaitable[object]]) -> None:
+        """``keep`` commits a version of code."""
         self._archive = archive
         self._keep = keep
-        self._work_dir = archive.root.resolve() / "staging" / name
+        self._work_dir = archive.root.resolve() / "staging" / REPLAYS
         self._pool = Pool(self._work_dir, archive.config.workers, NICE)
         self._preparation = Preparation(archive.root.resolve(), self._work_dir, self._kept)
         self._originals: dict[tuple[str, str], tuple[Code, ConverterConfig]] = {}

@@ -192,7 +192,7 @@ class Engine:
             return
         self._running = job, wanted
         try:
-            async with Replayer(self._archive, "replay", self._committer.submit) as replayer:
+            async with Replayer(self._archive, self._committer.submit) as replayer:
                 await trio.to_thread.run_sync(self._blocking, job, work, wanted, replayer)
         finally:
             self._running = None
@@ -339,7 +339,7 @@ def run_here(
         return outcome.capture(run, archive, job, works[job.work], commit, wanted)
 
     async def main() -> outcome.Outcome[JobState | None]:
-        async with trio.open_nursery() as nursery, Replayer(archive, "replay", keep) as replayer:
+        async with trio.open_nursery() as nursery, Replayer(archive, keep) as replayer:
             if threading.current_thread() is threading.main_thread():  # no other is told of signals
                 await nursery.start(pause)
             _attach(job, replayer, wanted, show)

@@ -11,25 +11,32 @@ from pathlib import Path
 from typing import NamedTuple
 
 from archivefs.events import TailCut
-from archivefs.store.durable import sync_dir
+from archivefs.store.durable import remove_tree, sync_dir
 from archivefs.store.segment import ScannedRecord, scan
 from archivefs.store.store import Store, split_name
 
 REPACKING = ".repack"
 """What the name of a segment ends with that a repack is writing."""
 PIECE_BYTES = 1 << 20
+REPLAYS = "replay"
+"""The folder in staging/ that replays work in."""
 SCRATCH = "verify-"
 """Folders in staging/ for the time of a verification: ``verify-PID-...``."""
 
 
 def sweep(root: Path) -> None:
-    """Remove what a verification or a repack that was killed left in the middle of its work."""
+    """Remove what a verification, a repack or a replay that was killed left in the middle of its work.
+
+    Only who may write calls it: then nobody replays.
+    """
     for path in (root / "staging").glob(f"{SCRATCH}*"):
         pid = path.name.removeprefix(SCRATCH).partition("-")[0]
         if not Path(f"/proc/{pid}").exists():
             shutil.rmtree(path, ignore_errors=True)
     for path in (root / "content").glob(f"*/*/*/*{REPACKING}"):
         path.unlink()
+    if (root / "staging" / REPLAYS).exists():
+        remove_tree(root / "staging" / REPLAYS)
 
 
 class Tail(NamedTuple):

@@ -2,12 +2,23 @@
 
 import json
 import shutil
+import subprocess
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
-from mount_parts import Make, Mounted, archivefs, config, converter, names_in
+from mount_parts import (
+    Make,
+    Mounted,
+    archivefs,
+    command,
+    config,
+    converter,
+    environment,
+    names_in,
+    poll,
+)
 from receiver_parts import Received, Reply, ReportServer, report_server
 from test_control import refused, told
 
@@ -285,6 +296,37 @@ def test_a_comparison_has_what_was_committed_before_a_kill_and_not_written_to_it
     assert (told_of["counts"]["newly_passing"], sum(told_of["counts"].values())) == (10, COUNT)
     assert told_of["changed"]["$.result"]["count"] == told_of["counts"]["changed"] > 0
     assert len(told_of["flips"]) == 10
+
+
+def test_an_erased_entry_leaves_nothing_of_its_reports_in_comparisons(past: Mounted) -> None:
+    fix(past, FIRST.replace('"length": len(text)', '"text": text'))
+    replay(past, "name=u00.csv,u01.csv", "compare=yes", "promote=no")
+    replay(past, "name=u00.csv", "compare=yes", "promote=no")
+    entry = past.only("u00.csv")
+    files = [past.point / f"jobs/{job}/comparison.{kind}" for job in (1, 2) for kind in ("json", "html")]
+    assert all("unit 0" in file.read_text() for file in files)
+    archivefs("erase", entry.id, "--reason", "request", "--yes", "--archive", past.root)
+    assert [file for file in files if "unit 0" in file.read_text() or entry.id in file.read_text()] == []
+    kept = json.loads(files[0].read_bytes())
+    assert (kept["counts"]["changed"], kept["changed"]["$.text"]["count"]) == (2, 2)
+    assert [each["new"] for each in kept["changed"]["$.text"]["examples"]] == ['"unit 1"']
+
+
+def test_what_a_killed_command_laid_out_for_its_replay_goes_with_the_next_opening(past: Mounted) -> None:
+    fix(past, SECOND.replace("text = source", "__import__('time').sleep(600); text = source"))
+    past.umount()
+    words = command("reprocess", "converter=ict", "--archive", past.root)
+    process = subprocess.Popen(words, env=environment(), stdout=subprocess.DEVNULL, start_new_session=True)
+    try:
+        folder = past.root / "staging/replay"
+        poll("its workers", lambda: list(folder.glob("worker-*/*")), 30)
+    finally:
+        process.kill()
+        process.wait()
+    assert folder.exists()
+    past.killed = True
+    archivefs("jobs", "pause", "1", "--archive", past.root)
+    assert not folder.exists()
 
 
 def damage_report(archive: Mounted, name: str) -> str:
