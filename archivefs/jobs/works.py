@@ -1,6 +1,6 @@
 """The kinds of long work, each as the steps of a job."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -14,10 +14,12 @@ from archivefs.query import parse
 from archivefs.retention import choosing, plans
 from archivefs.retention import purge as purging
 from archivefs.steps import Stepwise
-from archivefs.verify.findings import Severity
+from archivefs.verify.findings import Finding, Severity
 from archivefs.verify.verify import Scope, verify
 
 DONE = "done"
+PART_BITS = 28
+"""A verification has a part for each 256 MiB of content."""
 
 
 def purge(archive: Archive, job: Job) -> Steps:
@@ -37,31 +39,43 @@ def purge(archive: Archive, job: Job) -> Steps:
 
 
 def verification(archive: Archive, job: Job) -> Steps:
-    """Verify part by part; the parts that were read are remembered."""
-    parts = max(int(archive.reader.content_bytes() >> 28), 1)
-    position = job.position() or {"parts": parts, "part": 0, "records": 0, "bytes": 0, "findings": {}}
+    """Verify part by part; the parts that were read are remembered. What is in no part is checked once."""
+    parts = max(int(archive.reader.content_bytes() >> PART_BITS), 1)
+    position: dict[str, Any] = {
+        "parts": parts, "part": 0, "records": 0, "bytes": 0, "findings": {}, "told": [], "errors": 0,
+    } | job.position()  # fmt: skip
+    job.cut_errors(position["errors"])
     parts = position["parts"]
     job.progress.total = parts
     while position["part"] < parts:
+        job.progress.done = position["part"]
         scope = Scope(
-            sample=job.request.get("sample", 100.0), part=position["part"], parts=parts, background=True
-        )
+            sample=job.request.get("sample", 100.0), part=position["part"], parts=parts, background=True,
+            records_only=position["part"] > 0,
+        )  # fmt: skip
         report = verify(archive, scope)
-        for finding in report.findings:
-            if finding.severity >= Severity.WARNING and (position["part"] == 0 or "record" in finding.check):
-                job.error(severity=finding.severity.name.lower(), check=finding.check, where=finding.where,
-                          error=finding.what, remedy=finding.remedy)  # fmt: skip
-        found: dict[str, int] = position["findings"]
-        for word, count in report.counts().items():
-            found[word] = found.get(word, 0) + count
+        _tell(job, position, report.findings)
         position |= {
             "part": position["part"] + 1, "records": position["records"] + report.records,
-            "bytes": position["bytes"] + report.bytes,
+            "bytes": position["bytes"] + report.bytes, "errors": job.errors_size(),
         }  # fmt: skip
         job.remember(position)
         job.progress.done = position["part"]
         yield []
     return {key: position[key] for key in ("records", "bytes", "findings")}
+
+
+def _tell(job: Job, position: dict[str, Any], findings: Sequence[Finding]) -> None:
+    """Count what a part found, and tell what is bad; not again what an earlier one found in the folder."""
+    found: dict[str, int] = position["findings"]
+    before: list[list[str]] = position["told"]
+    new = [each for each in findings if [each.check, each.where] not in before]
+    before += [[each.check, each.where] for each in new if not each.check.startswith("record")]
+    for each in new:
+        word = each.severity.name.lower()
+        found[word] = found.get(word, 0) + 1
+        if each.severity >= Severity.WARNING:
+            job.error(severity=word, check=each.check, where=each.where, error=each.what, remedy=each.remedy)
 
 
 def _make_room(archive: Archive, job: Job) -> Stepwise[None]:

@@ -31,7 +31,8 @@ class Scope:
     """What to read: ``sample`` percent of the records, those captured since ``since_ms``
     (``since`` in words), ``part`` of parts.
 
-    The journal, the catalog and the folder are always checked as a whole.
+    The journal, the catalog and the folder are always checked as a whole, but for ``records_only``: then
+    only what lies in the folder and what records need is looked at beside them.
     ``background``: one thread at the lowest priority, no further process.
     """
 
@@ -41,6 +42,7 @@ class Scope:
     part: int = 0
     parts: int = 1
     background: bool = False
+    records_only: bool = False
 
     @property
     def text(self) -> str:
@@ -76,10 +78,11 @@ def verify(archive: Archive, scope: Scope, progress: Progress = lambda done, tot
     report, start = Report(scope.text), time.monotonic()
     mounted = lock.is_held(archive.root)
     report.findings += check_folder(archive.root, mounted=mounted)
-    report.findings += contents.check_names(archive, mounted=mounted)
-    report.findings += contents.check_lost(archive)
-    report.findings += contents.check_outbox(archive)
-    report.findings += check_code(archive, mounted=mounted)
+    if not scope.records_only:
+        report.findings += contents.check_names(archive, mounted=mounted)
+        report.findings += contents.check_lost(archive)
+        report.findings += contents.check_outbox(archive)
+        report.findings += check_code(archive, mounted=mounted)
     lacking = _check_contents(archive, scope, report, progress, mounted=mounted)
     report.findings += contents.check_dictionaries(archive, lacking, mounted=mounted)
     report.seconds = time.monotonic() - start
@@ -90,19 +93,20 @@ def verify(archive: Archive, scope: Scope, progress: Progress = lambda done, tot
 def _check_contents(
     archive: Archive, scope: Scope, report: Report, progress: Progress, *, mounted: bool
 ) -> Counter[str]:
-    """Read the journal and records; returns how many of them lack which dictionary."""
+    """Read the journal, where it is wanted, and records; returns how many of them lack which dictionary."""
     total = int(archive.reader.content_bytes() / scope.parts * scope.sample / 100)
     lacking = Counter[str]()
     with Readers(archive, background=scope.background) as readers:
-        chain = readers.journal()
+        chain = None if scope.records_only else readers.journal()
         for result in readers.chunks(_chunks(archive, scope, mounted=mounted)):
             report.records += result.records
             report.bytes += result.bytes
             report.findings += result.findings
             lacking += result.lacking
             progress(report.bytes, total)
-        report.events, found = chain.result()
-        report.findings += found
+        if chain is not None:
+            report.events, found = chain.result()
+            report.findings += found
     return lacking
 
 

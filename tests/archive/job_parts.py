@@ -10,7 +10,7 @@ from archivefs.archive import Archive
 from archivefs.committer import Committer
 from archivefs.jobs.enforcement import Enforcement
 from archivefs.jobs.engine import Engine, decide
-from archivefs.jobs.job import Job, Work
+from archivefs.jobs.job import CreateJob, Job, Work
 from archivefs.parts import Actor
 from archivefs.states import JobState
 
@@ -19,6 +19,14 @@ def state_of(archive: Archive, number: int) -> str:
     row = archive.reader.jobs.get(number)
     assert row is not None
     return row.state
+
+
+def queued(archive: Archive) -> Job:
+    """A job as the engine has read it when its turn comes."""
+    (number,) = commit(archive, CreateJob("verify", {"sample": 100.0}))
+    row = archive.reader.jobs.get(number)
+    assert row is not None
+    return Job(archive.root, row)
 
 
 def say(archive: Archive, job: Job, word: str) -> JobState:

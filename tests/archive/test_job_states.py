@@ -6,25 +6,17 @@ import pytest
 import trio
 import trio.testing
 from archive_parts import Clock, commit, make
-from job_parts import running, say, state_of, until
+from job_parts import queued, running, say, state_of, until
 
 from archivefs.archive import Archive
 from archivefs.errors import JobError
 from archivefs.events import JobCreated
 from archivefs.jobs import engine
 from archivefs.jobs.engine import Wanted
-from archivefs.jobs.job import CreateJob, Job, Steps
+from archivefs.jobs.job import Job, Steps
 from archivefs.jobs.works import WORKS
 from archivefs.states import JobState
 from archivefs.transaction import Operation, Transaction
-
-
-def queued(archive: Archive) -> Job:
-    """A job as the engine has read it when its turn comes."""
-    (number,) = commit(archive, CreateJob("verify", {"sample": 100.0}))
-    row = archive.reader.jobs.get(number)
-    assert row is not None
-    return Job(archive.root, row)
 
 
 def run(archive: Archive, job: Job, work: engine.Work, wanted: Wanted | None = None) -> JobState | None:
