@@ -99,6 +99,8 @@ def _remedy(case: Case, about: str) -> str:
         return (
             f"{case.command('outbox')}; when its receiver is well: {case.command('outbox', '--retry', name)}"
         )
+    if kind == "plan":
+        return case.command("retention", "plan")
     if about.startswith("converters."):
         return case.command("converter", "check", about.partition(".")[2])
     return {

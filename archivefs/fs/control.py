@@ -4,6 +4,7 @@ What one open descriptor writes and reads is a transaction, like that of the ker
 (fs/libfs.c): nobody else sees it.
 """
 
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Protocol
@@ -14,7 +15,7 @@ import trio
 from archivefs import control
 from archivefs.archive import Archive
 from archivefs.committer import Committer
-from archivefs.errors import ArchiveError, JobError, TooManyError
+from archivefs.errors import ArchiveError, ControlError, JobError, TooManyError
 from archivefs.fs.inodes import Fixed
 from archivefs.fs.node import DIR_MODE, Attributes, Directory, File, Handle, Listed, Node
 from archivefs.jobs import engine
@@ -24,6 +25,8 @@ from archivefs.parts import Actor
 CONTROL_MODE = 0o100600
 BURST, A_SECOND = 20, 100 / 60
 """Commands of a user at once, and on and on (DESIGN, control files)."""
+PIECE_BYTES = 4096
+"""What is written without a newline at its end may be a piece of a line from this size on: bash's."""
 RELOAD, LAST_ERROR, PROTOCOL = "reload", "last-error", "protocol"
 JOB = "job "
 """What the name of a file begins with that steers a job."""
@@ -68,10 +71,9 @@ class Control:
         self._buckets: dict[int, tuple[float, float]] = {}
         self._errors: dict[int, bytes] = {}
 
-    async def tell(self, name: str, line: bytes, actor: Actor) -> control.Reply:
+    async def tell(self, name: str, words: list[str], actor: Actor) -> control.Reply:
         """The reply to a command. Raises ``ArchiveError``, ``OSError``. Not cancelled once it has begun."""
         self._take_token(actor.uid)
-        words = control.words_of(line)
         if name.startswith(JOB):
             return await self._steer(int(name.removeprefix(JOB)), words, actor)
         async with self._one:
@@ -173,7 +175,9 @@ class ControlFile(File):
         when, size = self._changed_ns, len(self._control.text(self.name, self._uid))
         group = self._control.operators
         mode = CONTROL_MODE | (0o060 if group is not None else 0) if self.is_writable else 0o100444
-        return Attributes(self.ino, mode, size, 1, when, when, gid=group, attr_timeout=0)
+        return Attributes(
+            self.ino, mode, size, 1, when, when, gid=group, attr_timeout=0, block_bytes=control.LINE_BYTES
+        )  # fmt: skip
 
     def open(self) -> Handle:
         """For reading only."""
@@ -185,7 +189,12 @@ class ControlFile(File):
 
 
 class Transaction(Handle):
-    """An open file of control/: what is written is one command, what is read then its reply."""
+    """An open file of control/: what is written is one command, what is read then its reply.
+
+    Programs write a long line in pieces, whatever st_blksize says: bash 4096 bytes at a time, dd as it is
+    told. So a command is carried out when a newline has ended it, or when one that is too short to be such a
+    piece is all that was written before the file is closed or read.
+    """
 
     keep_cache = False
 
@@ -194,29 +203,74 @@ class Transaction(Handle):
         self._name = name
         self._actor = actor
         self._text = control.text(name, actor.uid)
+        self._pieces: list[bytes] = []
+        """Of a command that no newline has ended yet."""
+        self._refused: ArchiveError | None = None
+        """Why what was written is no command; what comes before the file is closed or read belongs to it."""
         self._end = 0
         """Where the command ended in the eyes of a reader who goes on behind it."""
         self._base: int | None = 0
 
     async def write(self, offset: int, data: bytes) -> int:
-        """Carry out a command. Raises what undid it, which can be read here and in last-error."""
-        failure: ArchiveError | OSError | None = None
-        try:
-            reply = {"ok": True, **await self._control.tell(self._name, data, self._actor)}
-        except (ArchiveError, OSError) as error:
-            failure = error
-            self._text = refusal(self._name, error)
-        else:
-            self._text = msgspec.json.encode(reply) + b"\n"
-        self._base = None
-        self._end = offset + len(data) if failure is None else offset
-        if failure is not None:
-            self._control.failed(self._actor.uid, self._text)
-            raise failure
+        """Carry out a command, or keep a piece of it.
+
+        Raises what undid it, which can be read here and in last-error.
+        """
+        if self._refused is not None:
+            raise self._refused
+        self._pieces.append(data)
+        line, end = b"".join(self._pieces), offset + len(data)
+        if line.endswith(b"\n") or len(line) > control.LINE_BYTES:
+            self._pieces = []
+            try:
+                self._refused = await self._carry_out(line)
+            except (ArchiveError, OSError):
+                self._end = offset
+                raise
+            if self._refused is not None:
+                self._end = offset
+                raise self._refused
+        self._end = end
         return len(data)
+
+    async def flush(self) -> None:
+        """close(): carry out what no newline ended. Raises what undid it."""
+        self._refused, pieces, self._pieces = None, self._pieces, []
+        if len(pieces) > 1 or (pieces and len(pieces[0]) >= PIECE_BYTES):
+            self._refused = ControlError("a long command, or one written in pieces, ends with a newline")
+            self._answer_failure(self._refused)
+            raise self._refused
+        refused = await self._carry_out(pieces[0]) if pieces else None
+        if refused is not None:
+            raise refused
+
+    async def _carry_out(self, line: bytes) -> ArchiveError | None:
+        """Returns why it is no command, raises what undid it."""
+        try:
+            words = control.words_of(line)
+        except ArchiveError as error:
+            self._answer_failure(error)
+            return error
+        try:
+            reply = {"ok": True, **await self._control.tell(self._name, words, self._actor)}
+        except (ArchiveError, OSError) as error:
+            self._answer_failure(error)
+            raise
+        self._answer(msgspec.json.encode(reply) + b"\n")
+        return None
+
+    def _answer_failure(self, error: ArchiveError | OSError) -> None:
+        self._answer(refusal(self._name, error))
+        self._control.failed(self._actor.uid, self._text)
+
+    def _answer(self, text: bytes) -> None:
+        self._text, self._base = text, None
 
     async def read(self, offset: int, size: int) -> bytes:
         """The reply, from the start of the file or from where the command ended, as the reader likes."""
+        with contextlib.suppress(ArchiveError, OSError):  # it is the reply
+            await self.flush()
+        self._refused = None
         if self._base is None:
             self._base = self._end if offset == self._end else 0
         return self._text[max(offset - self._base, 0) :][:size]

@@ -22,7 +22,10 @@ FILE_MODE = stat.S_IFREG | 0o444
 
 
 class Attributes(NamedTuple):
-    """What stat shows. ``uid``/``gid`` None: the mount's. ``blocks`` counts 512 bytes on the disk."""
+    """What stat shows. ``uid``/``gid`` None: the mount's. ``blocks`` counts 512 bytes on the disk.
+
+    ``block_bytes``: how much programs had best write at once.
+    """
 
     ino: int
     mode: int
@@ -34,6 +37,7 @@ class Attributes(NamedTuple):
     gid: int | None = None
     entry_timeout: float = FOREVER
     attr_timeout: float = FOREVER
+    block_bytes: int = 4096
 
 
 def while_in(status: Status) -> float:

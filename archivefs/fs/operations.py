@@ -120,9 +120,10 @@ class Operations(pyfuse3.Operations):
 
     def _entry(self, attributes: Attributes) -> EntryAttributes:
         entry, show = EntryAttributes(), self._show
-        ino, mode, entry.st_size, entry.st_blocks, mtime_ns, ctime_ns, uid, gid, known, attr_known = (
-            attributes
-        )
+        (
+            ino, mode, entry.st_size, entry.st_blocks, mtime_ns, ctime_ns, uid, gid, known, attr_known,
+            entry.st_blksize,
+        ) = attributes  # fmt: skip
         entry.st_ino = InodeT(ino)
         entry.st_mode = ModeT(mode & ~show.umask)
         entry.st_uid = show.uid if uid is None or show.fixed_uid else uid
@@ -347,10 +348,12 @@ class Operations(pyfuse3.Operations):
 
     @_boundary
     async def flush(self, fh: FileHandleT) -> None:
-        """close(): what was written is captured, and a failure reaches the program."""
+        """close(): what was written is captured, or carried out, and a failure reaches the program."""
         handle = self._handles[fh]
         if isinstance(handle, InboxHandle):
             await self._capturer.flush(handle)
+        elif isinstance(handle, Transaction):
+            await handle.flush()
 
     @_boundary
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:  # noqa: FBT001  pyfuse3's signature

@@ -218,6 +218,7 @@ class Engine:
 
         _attach(job, replayer, wanted)
         with self._archive.beside() as reading:
+            reading.alarms = self._archive.alarms  # what a work finds is the mount's
             run(reading, job, work, commit, wanted, trio.from_thread.check_cancelled)
 
     async def create(self, work: str, request: dict[str, Any], actor: Actor | None) -> int:

@@ -2,6 +2,8 @@
 
 import contextlib
 import hashlib
+import os
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,9 +20,11 @@ from archivefs.retention.gate import Gate, Rule
 from archivefs.retention.operations import MakePlan
 from archivefs.steps import Stepwise, made
 from archivefs.store import holes
-from archivefs.store.durable import make_dirs, replacing
+from archivefs.store.durable import FILE_MODE, make_dirs, sync_dir, write_all
 
 FOLDER = "plans"
+STOPPED_SECONDS = 86_400.0
+"""Nobody takes so long between writing a list and naming it in the journal."""
 SHOWN = 10
 """Entries that an error names one by one."""
 
@@ -39,22 +43,56 @@ def path_of(root: Path, plan: int) -> Path:
 
 
 def make(archive: Archive, choice: Choice, actor: Actor | None) -> Stepwise[int]:
-    """Write what was chosen as a plan; its number. Raises ``OSError``."""
+    """Write what was chosen as a plan; its number. Raises ``OSError``.
+
+    The name of the file takes the number, so that two who plan at the same time never share one; the event
+    comes when the file is durable. A stop between them leaves a file that no event names.
+    """
     lines = [msgspec.json.encode(Listed(each.id, each.why, each.length)) + b"\n" for each in choice.chosen]
-    digest = hashlib.sha256(b"".join(lines)).hexdigest()
-    gain = _gain(archive, choice.chosen)
+    data, gain, number = b"".join(lines), _gain(archive, choice.chosen), 0
     make_dirs(archive.root / FOLDER)
+    _sweep(archive)
     while True:
-        number = max((row.plan for row in archive.reader.purges.plans()), default=0) + 1
-        with replacing(path_of(archive.root, number)) as out:
-            out.writelines(lines)
+        number = max(number, *(row.plan for row in archive.reader.purges.plans()), 0) + 1
+        path = path_of(archive.root, number)
+        try:
+            _write(path, data)
+        except FileExistsError:
+            continue
         event = Planned(
-            plan=number, scope=choice.scope, entries=len(lines), bytes=gain, sha256=digest,
-            erase=choice.erase, actor=actor,
+            plan=number, scope=choice.scope, entries=len(lines), bytes=gain,
+            sha256=hashlib.sha256(data).hexdigest(), erase=choice.erase, actor=actor,
         )  # fmt: skip
         (taken,) = made((yield [MakePlan(event)]))
         if taken is not None:
             return number
+        path.unlink()
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Make a file, durably. Raises ``FileExistsError``, or ``OSError`` and leaves none."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+    try:
+        try:
+            write_all(fd, data)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        sync_dir(path.parent)
+    except OSError:
+        path.unlink()
+        raise
+
+
+def _sweep(archive: Archive) -> None:
+    """Remove lists that no event named within a day: who wrote them was stopped."""
+    known = {row.plan for row in archive.reader.purges.plans()}
+    for path in (archive.root / FOLDER).glob("*.jsonl"):
+        number = int(path.stem) if path.stem.isdecimal() else 0
+        if 0 < number < max(known, default=0) and number not in known:
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > STOPPED_SECONDS:
+                    path.unlink()
 
 
 def _gain(archive: Archive, chosen: Sequence[Chosen]) -> int:

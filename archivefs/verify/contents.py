@@ -1,6 +1,5 @@
 """Checks of the segments: every record's header, frames, table and SHA-256, and against the catalog."""
 
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,15 +8,13 @@ from typing import NamedTuple
 
 from archivefs.archive import Archive
 from archivefs.catalog.rows import Record
-from archivefs.errors import ContentDamagedError, DictionaryError
+from archivefs.errors import DictionaryError
 from archivefs.store import dictionaries as dictionary_files
-from archivefs.store import frames
 from archivefs.store.dictionaries import Dictionaries, file_of
 from archivefs.store.recovery import segment_names
-from archivefs.store.segment import ScannedRecord, scan
 from archivefs.verify.findings import Finding, Severity
+from archivefs.verify.records import RESTORE, Fault, confirmed, fault_of, missing, opened, record_finding
 
-RESTORE = "restore the file from a backup; the entries in it can still be listed"
 RESTORE_DICTIONARY = "restore the file from a backup; without it those contents cannot be read"
 
 
@@ -71,12 +68,8 @@ def check_names(archive: Archive, *, mounted: bool) -> list[Finding]:
     before = archive.reader.segment_ends().keys()
     found = set(segment_names(content_dir))
     known = archive.reader.segment_ends().keys()
-    missing = [
-        Finding(
-            Severity.CRITICAL, "segment-missing", f"content/{name}", "the file is missing", RESTORE,
-        )
-        for name in sorted((before & known) - found)  # not one that a repack removed meanwhile
-    ]  # fmt: skip
+    # Not one that a repack removed meanwhile.
+    lost = [missing(name) for name in sorted((before & known) - found)]
     extra = [
         Finding(
             Severity.WARNING, "segment-unknown", f"content/{name}", "the journal knows nothing of this file",
@@ -85,7 +78,7 @@ def check_names(archive: Archive, *, mounted: bool) -> list[Finding]:
         for name in sorted(found - known if not mounted else ())
         if (content_dir / name).stat().st_size
     ]  # fmt: skip
-    return missing + extra
+    return lost + extra
 
 
 def check_lost(archive: Archive) -> list[Finding]:
@@ -149,76 +142,45 @@ def check_dictionaries(archive: Archive, lacking: Mapping[str, int], *, mounted:
     ]  # fmt: skip
 
 
-def check_chunk(content_dir: Path, chunk: Chunk, dictionaries: Dictionaries) -> SegmentResult:
-    """Read records front to back. May run in any thread or process. Raises ``OSError``."""
-    name, path, findings, lacking = (
-        chunk.segment,
-        content_dir / chunk.segment,
-        list[Finding](),
-        Counter[str](),
-    )
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return SegmentResult(0, 0, [], Counter())
-    try:
-        read, end = 0, chunk.start
-        for record in chunk.records:
-            if record.offset < end:
-                findings.append(
-                    _finding("record-overlap", name, record, "it overlaps the record before it", RESTORE)
-                )
-            end = max(end, record.offset + record.length)
-            try:
-                findings += check_record(fd, path, name, record, dictionaries)
-            except DictionaryError as error:
-                lacking[error.name] += 1
-            read += record.size
-        size = os.fstat(fd).st_size
-        if 0 < chunk.end < size:
-            findings.append(
-                Finding(
-                    Severity.WARNING, "segment-tail", f"content/{name}",
-                    f"{size - chunk.end} bytes behind the last record that the journal knows",
-                    "open the archive once (any command): whole records become entries, others are kept",
-                )
-            )  # fmt: skip
-    finally:
-        os.close(fd)
-    return SegmentResult(len(chunk.records), read, findings, lacking)
+def check_chunk(root: Path, chunk: Chunk, dictionaries: Dictionaries) -> SegmentResult:
+    """Read records front to back. May run in any thread or process. Raises ``CatalogError``, ``OSError``.
 
-
-def check_record(fd: int, path: Path, name: str, record: Record, dictionaries: Dictionaries) -> list[Finding]:
-    """What is wrong with a record: header, table, every frame's checksum, the SHA-256, the catalog's row.
-
-    Raises ``DictionaryError`` where the dictionary that its header names is at fault.
+    What seems to be wrong is reported where the catalog still says that the record stands there.
     """
-    found: ScannedRecord | None = next(scan(path, name, record.offset, fd), None)
-    if found is None or found.location.length != record.length:
-        what = "its header or frame table is damaged"
-        return [_finding("record-damaged", name, record, what, RESTORE)]
-    header = found.header
-    digest, at = hashlib.sha256(), record.offset + found.location.header
+    name, path, findings = chunk.segment, root / "content" / chunk.segment, list[Finding]()
     try:
-        for index, length in enumerate(found.frames):
-            packed = os.pread(fd, length, at)
-            digest.update(frames.decompress(packed, frames.frame_size(header.size, index), dictionaries))
-            at += length
-    except (ContentDamagedError, OSError) as error:
-        if isinstance(error, DictionaryError) and error.name and error.name == header.dictionary:
-            raise
-        return [_finding("record-damaged", name, record, str(error), RESTORE)]
-    if digest.hexdigest() != header.sha256:
-        return [_finding("record-damaged", name, record, "its content's SHA-256 is another", RESTORE)]
-    if (header.id, header.size, header.sha256) != (record.id, record.size, record.sha256):
-        what = (
-            f"the record is of {header.id}, {header.size} bytes, {header.sha256}; the catalog says otherwise"
-        )
-        remedy = "see whether catalog-differs is reported too: archivefs verify --repair"
-        return [_finding("record-differs", name, record, what, remedy)._replace(severity=Severity.ERROR)]
-    return []
+        with opened(path) as fd:
+            found = (fault_of(fd, path, name, record, dictionaries) for record in chunk.records)
+            faults = [*_overlapping(chunk), *(fault for fault in found if fault is not None)]
+            size = os.fstat(fd).st_size
+    except FileNotFoundError:  # removed since it was listed, with its records elsewhere; or it is lost
+        faults, size = [Fault(name, record, missing(name)) for record in chunk.records], 0
+    lacking, unread = Counter[str](), list[Record]()
+    for fault in confirmed(root, faults, dictionaries) if faults else ():
+        if fault.finding is None:
+            lacking[fault.lacking] += 1
+            continue
+        if fault.finding == missing(fault.segment):
+            unread.append(fault.record)
+        if fault.finding not in findings[-1:]:  # a missing segment is told once
+            findings.append(fault.finding)
+    if 0 < chunk.end < size:
+        findings.append(
+            Finding(
+                Severity.WARNING, "segment-tail", f"content/{name}",
+                f"{size - chunk.end} bytes behind the last record that the journal knows",
+                "open the archive once (any command): whole records become entries, others are kept",
+            )
+        )  # fmt: skip
+    read = sum(record.size for record in chunk.records) - sum(record.size for record in unread)
+    return SegmentResult(len(chunk.records) - len(unread), read, findings, lacking)
 
 
-def _finding(check: str, name: str, record: Record, what: str, remedy: str) -> Finding:
-    where = f"content/{name} at {record.offset}"
-    return Finding(Severity.CRITICAL, check, where, f"{record.id}: {what}", remedy)
+def _overlapping(chunk: Chunk) -> Iterator[Fault]:
+    end = chunk.start
+    for record in chunk.records:
+        if record.offset < end:
+            what = "it overlaps the record before it"
+            found = record_finding("record-overlap", chunk.segment, record, what, RESTORE)
+            yield Fault(chunk.segment, record, found)
+        end = max(end, record.offset + record.length)

@@ -70,7 +70,7 @@ class Readers:
     def _chunk(self, chunk: Chunk) -> SegmentResult:
         answer: SegmentResult | None = self._helpers.ask(chunk) if self._wanted else None
         dictionaries = self._archive.content.dictionaries
-        return check_chunk(self._archive.root / "content", chunk, dictionaries) if answer is None else answer
+        return check_chunk(self._archive.root, chunk, dictionaries) if answer is None else answer
 
 
 def _checking(root: Path) -> Callable[[Chunk | None], SegmentResult | JournalResult]:
@@ -80,7 +80,7 @@ def _checking(root: Path) -> Callable[[Chunk | None], SegmentResult | JournalRes
     def check(chunk: Chunk | None) -> SegmentResult | JournalResult:
         if chunk is None:
             return journal.check(root, root / CATALOG)
-        return check_chunk(root / "content", chunk, dictionaries)
+        return check_chunk(root, chunk, dictionaries)
 
     return check
 

@@ -22,6 +22,8 @@ RESTORE_CODE = (
     "restore the file from a backup, or let the converter run that very code again; without it nobody "
     "can say what the attempts that name it ran"
 )
+PASSING = frozenset({"code-unknown", "dictionary-unknown", "orphan-file", "segment-tail", "segment-unknown"})
+"""Checks that find what is there for a moment wherever somebody writes."""
 Progress = Callable[[int, int], None]
 """Called with the bytes of sources and reports read so far, and all that will be read."""
 
@@ -66,7 +68,7 @@ def verify_folder(root: Path, scope: Scope, progress: Progress = lambda done, to
         report.findings += [journal.broken(str(error)), *check_folder(root, mounted=lock.is_held(root))]
         _, found = journal.check(root, root / CATALOG)
         report.findings += [finding for finding in found if finding.check != "catalog-damaged"]
-        report.findings.sort(key=lambda finding: -finding.severity)
+        _settle(root, report, is_quiet=not lock.is_held(root))
         return report
 
 
@@ -76,7 +78,7 @@ def verify(archive: Archive, scope: Scope, progress: Progress = lambda done, tot
     Blocks for as long as reading takes; ``progress`` is called from this thread. Raises ``CatalogError``.
     """
     report, start = Report(scope.text), time.monotonic()
-    mounted = lock.is_held(archive.root)
+    mounted, before = lock.is_held(archive.root), archive.reader.changed_seq()
     report.findings += check_folder(archive.root, mounted=mounted)
     if not scope.records_only:
         report.findings += contents.check_names(archive, mounted=mounted)
@@ -85,9 +87,24 @@ def verify(archive: Archive, scope: Scope, progress: Progress = lambda done, tot
         report.findings += check_code(archive, mounted=mounted)
     lacking = _check_contents(archive, scope, report, progress, mounted=mounted)
     report.findings += contents.check_dictionaries(archive, lacking, mounted=mounted)
+    is_quiet = not lock.is_held(archive.root) and archive.reader.changed_seq() == before
+    _settle(archive.root, report, is_quiet=is_quiet)
     report.seconds = time.monotonic() - start
-    report.findings.sort(key=lambda finding: -finding.severity)
     return report
+
+
+def _settle(root: Path, report: Report, *, is_quiet: bool) -> None:
+    """Leave out what may only have been on its way; the worst first, each once.
+
+    ``is_quiet``: nobody has written since the checks began, as far as anybody can say.
+    """
+    report.findings = [
+        finding
+        for finding in dict.fromkeys(report.findings)
+        if finding.check not in PASSING
+        or (is_quiet and (finding.check != "orphan-file" or (root / finding.where).exists()))
+    ]
+    report.findings.sort(key=lambda finding: -finding.severity)
 
 
 def _check_contents(
@@ -116,6 +133,9 @@ def _chunks(archive: Archive, scope: Scope, *, mounted: bool) -> Iterator[conten
     for name in sorted(ends)[scope.part :: scope.parts]:
         records = _sampled(archive.reader.records(name, scope.since_ms), scope)
         yield from contents.chunks(name, records, ends[name] if whole and not mounted else 0)
+    # What a repack moved before its former segment had its turn.
+    for name in sorted(archive.reader.packed_segments() - ends.keys()):
+        yield from contents.chunks(name, _sampled(archive.reader.records(name, scope.since_ms), scope), 0)
 
 
 def _sampled(records: list[Record], scope: Scope) -> list[Record]:

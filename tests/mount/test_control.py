@@ -4,12 +4,15 @@ import errno
 import json
 import os
 import subprocess
+import sys
 from typing import Any
 
 import pytest
 from mount_parts import Make, Mounted, an_archive, archivefs, config, converter, names_in, run
 from test_tree_security import ALICE, AS_ROOT, NO, OTHERS, ask, open_folder
 
+from archivefs.archive import Archive
+from archivefs.control import LINE_BYTES
 from archivefs.events import Configured, Retried
 from archivefs.states import Status
 from archivefs.store.journal import Journal
@@ -260,3 +263,122 @@ def test_a_kill_amid_commands_leaves_an_archive_that_is_sound(failed: Mounted) -
         commands.kill()
     failed.mount()
     failed.wait_for("an end of all", lambda: {row.status for row in failed.entries()} == {Status.FAILED})
+
+
+# -- lines that arrive in pieces -----------------------------------------------------------------------------
+
+
+def holds(archive: Mounted) -> list[tuple[str, int]]:
+    """The names of holds, and how many entries each covers."""
+    with Archive.open_as_it_is(archive.root) as reading:
+        return [(row.name, row.entries) for row in reading.reader.purges.holds()]
+
+
+def a_hold(name: str, length: int) -> str:
+    """A command of so many bytes that holds one entry; what stands in front of the query would hold all."""
+    head, tail = f"add hold={name} reason=", " converter=fails name=1.csv"
+    return head + "r" * (length - len(head) - len(tail)) + tail
+
+
+WRITERS = {
+    "bash": ["bash", 'echo "$TEXT" > "$FILE"'],
+    "bash, appending": ["bash", 'echo "$TEXT" >> "$FILE"'],
+    "bash, two commands": ["bash", '{ printf %s "$TEXT"; echo; } > "$FILE"'],
+    "dash": ["dash", 'echo "$TEXT" > "$FILE"'],
+    "cp": ["bash", 'cp "$LINE" "$FILE"'],
+    "cat": ["bash", 'cat "$LINE" > "$FILE"'],
+    "tee": ["bash", 'tee "$FILE" < "$LINE" > /dev/null'],
+    "dd": ["bash", 'dd if="$LINE" of="$FILE" bs=512 status=none'],
+    "dd, odd": ["bash", 'dd if="$LINE" of="$FILE" bs=1000 status=none'],
+    "rsync": ["bash", 'rsync --inplace "$LINE" "$FILE"'],
+    "python": [sys.executable, 'import os; print(os.environ["TEXT"], file=open(os.environ["FILE"], "w"))'],
+    "python, unbuffered": [
+        sys.executable,
+        'import os, sys; d = os.environb[b"TEXT"]; f = open(os.environ["FILE"], "wb", 0)\n'
+        'for piece in (d[:3000], d[3000:], b"\\n"): f.write(piece)',
+    ],
+}
+
+
+def written(archive: Mounted, writer: str, command: str) -> subprocess.CompletedProcess[str]:
+    """A program writes a command, ended by a newline, into control/hold."""
+    line = archive.point.parent / "line"
+    line.write_text(f"{command}\n")
+    given = {"TEXT": command, "LINE": str(line), "FILE": str(archive.point / "control/hold")}
+    program, script = WRITERS[writer]
+    return subprocess.run(
+        [program, "-c", script], capture_output=True, text=True, check=False, env={**os.environ, **given}
+    )
+
+
+@pytest.mark.parametrize("length", [100, 4095, 4096, 4097, 8192, 20_000, 60_000])
+def test_a_line_is_one_command_however_a_program_writes_it(failed: Mounted, length: int) -> None:
+    assert (failed.point / "control/hold").stat().st_blksize == LINE_BYTES
+    assert (failed.point / "stats.json").stat().st_blksize == 4096
+    for number, writer in enumerate(WRITERS):
+        done = written(failed, writer, a_hold(f"h{number}", length))
+        assert (done.returncode, done.stderr) == (0, ""), writer
+        assert holds(failed)[number:] == [(f"h{number}", 1)], writer
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_line_that_is_too_long_is_refused_whole(failed: Mounted, writer: str) -> None:
+    done = written(failed, writer, a_hold("h", LINE_BYTES + 30_000))
+    assert (done.returncode != 0, done.stderr != "") == (True, True)
+    assert holds(failed) == []
+    last = json.loads((failed.point / "control/last-error").read_bytes())
+    assert last["ok"] is False
+
+
+def test_what_follows_a_refused_beginning_is_no_command(failed: Mounted) -> None:
+    """As it comes from a program that goes on writing after an error."""
+    for first, rest in (
+        (b"name='x\n", b"' status=failed\n"), (b"x" * 70_000, b"\n"), (b"x" * 70_000, b"name=1.csv\n"),
+        (b"name=0.csv\nname=1.csv\n", b"name=1.csv\n"),
+    ):  # fmt: skip
+        fd = os.open(failed.point / "control/retry", os.O_RDWR)
+        try:
+            for piece in (first, rest, rest):
+                with pytest.raises(OSError, match="Invalid argument"):
+                    os.write(fd, piece)
+            assert json.loads(os.pread(fd, 1 << 20, 0))["exit_code"] == 45
+            assert attempts(failed) == [1, 1]
+            assert os.write(fd, b"id=20200101T000000000-000000\n") > 0, "the reply was read: a new command"
+        finally:
+            os.close(fd)
+
+
+def test_a_short_command_without_a_newline_is_carried_out_when_the_file_is_closed_or_read(
+    failed: Mounted,
+) -> None:
+    fd = os.open(failed.point / "control/hold", os.O_WRONLY)
+    os.write(fd, b"add hold=a reason=x name=1.csv")
+    assert holds(failed) == []
+    os.close(fd)
+    assert holds(failed) == [("a", 1)]
+    fd = os.open(failed.point / "control/hold", os.O_RDWR)
+    os.write(fd, b"add hold=b reason=x name=1.csv")
+    assert json.loads(os.read(fd, 1000))["hold"] == "b"
+    os.write(fd, b"add hold=a reason=x name=1.csv")
+    assert json.loads(os.read(fd, 1000))["ok"] is False
+    os.write(fd, b"add hold=a")
+    with pytest.raises(OSError, match="Invalid argument"):
+        os.close(fd)
+    assert holds(failed) == [("a", 1), ("b", 1)]
+    assert json.loads((failed.point / "control/last-error").read_bytes())["command"] == "hold"
+
+
+@pytest.mark.parametrize("pieces", [[b"r" * 4096], [b" reason=x", b" name=1.csv"]])
+def test_what_may_be_half_a_line_is_not_carried_out_when_its_writer_ends(
+    failed: Mounted, pieces: list[bytes]
+) -> None:
+    """As one that is killed leaves it: here the beginning alone would hold every entry."""
+    fd = os.open(failed.point / "control/hold", os.O_RDWR)
+    os.write(fd, b"add hold=a reason=")
+    for piece in pieces:
+        os.write(fd, piece)
+    with pytest.raises(OSError, match="Invalid argument"):
+        os.close(fd)
+    assert holds(failed) == []
+    said = json.loads((failed.point / "control/last-error").read_bytes())
+    assert "ends with a newline" in said["error"]
