@@ -319,8 +319,12 @@ def run_here(
 
     In the main thread Ctrl-C pauses it; in another, only ``wanted`` does. The thread must not be that of a
     trio run: it is one of its own, for the workers end with the thread that has started them.
+    Raises ``JobError`` where it is paused, or at its end.
     """
-    job = Job(archive.root, jobs.get(archive, number))
+    row = jobs.get(archive, number)
+    if JobState(row.state) not in jobs.FROM[JobState.RUNNING]:
+        raise JobError(f"job {number} is {row.state}")
+    job = Job(archive.root, row)
 
     def commit(operations: list[Operation[Any]]) -> list[Any]:
         outcomes, _ = archive.commit(operations)

@@ -18,11 +18,12 @@ from archive_parts import (
     make,
     source,
 )
+from job_parts import say
 from retention_parts import ME, all_is_well, disk, left, tell, work
 
 from archivefs import control
 from archivefs.archive import Archive
-from archivefs.errors import ArchiveError
+from archivefs.errors import ArchiveError, JobError
 from archivefs.events import PurgeEnded
 from archivefs.jobs.engine import Wanted, run_here
 from archivefs.jobs.job import Job, Steps, get
@@ -127,6 +128,9 @@ def test_a_paused_purge_goes_on_where_it_was(planned: tuple[Path, int, dict[str,
 
         assert run_here(archive, job, WORKS, show, wanted) == JobState.PAUSED
         assert len(left(archive)) == COUNT - purging.BATCH
+        with pytest.raises(JobError, match=f"job {job} is paused"):
+            run_here(archive, job, WORKS, show, Wanted())
+        say(archive, Job(root, get(archive, job)), "resume")
     is_done(root, job, kept)
 
 
