@@ -96,7 +96,7 @@ def _told(file: Path, word: str) -> JobState:
         raise JobError(f"no job {file.parent.name}") from None
     try:
         try:
-            os.write(fd, word.encode())
+            os.write(fd, f"{word}\n".encode())
         except OSError:
             raise JobError(str(json.loads(os.pread(fd, 1 << 16, 0))["error"])) from None
         return JobState(json.loads(os.pread(fd, 1 << 16, 0))["state"])
