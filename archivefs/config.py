@@ -12,6 +12,7 @@ import tomllib
 import urllib.parse
 import zoneinfo
 from collections.abc import Callable, Mapping, MutableMapping
+from datetime import date
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
@@ -21,7 +22,7 @@ from msgspec import Meta
 
 from archivefs import names
 from archivefs.errors import ConfigError, NotAnArchiveError, UnknownConverterError
-from archivefs.policies import SIZES, ArchivePolicy, Policy, fault
+from archivefs.policies import DAYS, SIZES, ArchivePolicy, Policy, fault
 
 SCHEMA_VERSION = 1
 READ_CACHE_BYTES = 128 << 20
@@ -275,7 +276,8 @@ def _policy(section: object, kind: type[_P], file: str, where: str, *, submits: 
     sizes = {
         key: _spoken(section[key], parse_size, f"{file}: {where}.{key}") for key in SIZES if key in section
     }
-    policy = _section({**section, **sizes}, kind, file, f"{where}.")
+    days = {key: day.isoformat() for key, day in section.items() if key in DAYS and type(day) is date}
+    policy = _section({**section, **sizes, **days}, kind, file, f"{where}.")
     found = fault(policy, submits=submits)
     if found is not None:
         raise ConfigError(f"{file}: {where}.{found[0]}: {found[1]}")

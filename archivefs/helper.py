@@ -11,6 +11,7 @@ import pickle
 import queue
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -21,6 +22,10 @@ log = logging.getLogger(__name__)
 COUNT = min(os.cpu_count() or 1, 8)
 """Helpers at the same time; one thread does not keep more than eight supplied."""
 PIPE_BYTES = 1 << 20
+PATIENCE_SECONDS = 600.0
+"""How long an answer may take beside what the question is worth: the disk may be slow, the machine asleep."""
+END_SECONDS = 5.0
+"""How long an idle helper may take to end."""
 GONE = (OSError, EOFError, pickle.UnpicklingError)
 """What a pipe says whose other end has died."""
 
@@ -37,11 +42,30 @@ class _Helper:
         )  # fmt: skip
         self._send(first)
 
-    def ask(self, question: object) -> Any:  # noqa: ANN401  whatever the module answers
-        """The answer. Raises one of ``GONE``."""
-        self._send(question)
-        assert self._process.stdout is not None
-        return pickle.load(self._process.stdout)
+    def ask(self, question: object, seconds: float) -> Any:  # noqa: ANN401  whatever the module answers
+        """The answer. Raises one of ``GONE``; one that takes so long is killed, and raises ``TimeoutError``.
+
+        It may be stopped, or wait for a disk that does not answer.
+        """
+        late = threading.Event()
+
+        def give_up() -> None:
+            late.set()
+            self.kill()
+
+        watch = threading.Timer(seconds, give_up)
+        watch.daemon = True
+        watch.start()
+        try:
+            self._send(question)
+            assert self._process.stdout is not None
+            return pickle.load(self._process.stdout)
+        except GONE:
+            if late.is_set():
+                raise TimeoutError(f"no answer within {seconds:.0f} s") from None
+            raise
+        finally:
+            watch.cancel()
 
     def _send(self, what: object) -> None:
         assert self._process.stdin is not None
@@ -49,13 +73,17 @@ class _Helper:
         self._process.stdin.flush()
 
     def close(self) -> None:
-        """Close its input, at which it ends, and wait for that."""
+        """Close its input, at which it ends, and wait for that; one that does not is killed."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with contextlib.suppress(OSError):
             self._process.stdin.close()
         self._process.stdout.close()
-        self._process.wait()
+        try:
+            self._process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            self._process.wait()
 
     def kill(self) -> None:
         """End it in the middle of its work; who asked is told that it is gone."""
@@ -92,10 +120,11 @@ class Helpers:
         for each in self._all:
             each.kill()
 
-    def ask(self, question: object) -> Any | None:  # noqa: ANN401  whatever the module answers
+    def ask(self, question: object, seconds: float = PATIENCE_SECONDS) -> Any | None:  # noqa: ANN401  its answer
         """The answer of an idle helper, waiting for one; None where there are none: the caller does the work.
 
-        Where one dies, no further one is started. Raises what the module raised. For up to ``COUNT`` threads.
+        Where one dies, or does not answer for so long and is killed, no further one is started. Raises what
+        the module raised. For up to ``COUNT`` threads.
         """
         if not self._wanted:
             return None
@@ -104,7 +133,7 @@ class Helpers:
             if helper is None:
                 helper = _Helper(self._module, self._first)
                 self._all.append(helper)
-            answer = helper.ask(question)
+            answer = helper.ask(question, seconds)
         except GONE as error:
             if self._stopped:
                 raise

@@ -52,6 +52,8 @@ class ArchivePolicy(Policy, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 SIZES = ("max_size", "max_total_size", "min_free_space")
 """Keys whose value is written as a size."""
+DAYS = ("retain_until",)
+"""Keys whose value is a day, written as a text or as TOML's date."""
 
 
 def fault(policy: Policy, *, submits: bool) -> tuple[str, str] | None:

@@ -13,6 +13,7 @@ from typing import Self
 from archivefs import helper
 from archivefs.archive import Archive
 from archivefs.background import give_way
+from archivefs.helper import PATIENCE_SECONDS
 from archivefs.rebuilding import CATALOG
 from archivefs.store.dictionaries import Dictionaries
 from archivefs.verify import journal
@@ -21,6 +22,8 @@ from archivefs.verify.findings import Finding
 
 WORTH = 10_000
 """Events of a journal from which on helpers are started: one that starts takes the time of 5 000."""
+LEAST_EVENTS, LEAST_BYTES = 500, 1_000_000
+"""Events, and bytes of content, that a helper does in a second even where everything is slow."""
 JournalResult = tuple[int, list[Finding]]
 
 
@@ -36,7 +39,8 @@ class Readers:
         self._count = 1 if background else os.cpu_count() or 1
         self._threads = ThreadPoolExecutor(self._count, initializer=give_way if background else None)
         self._helpers = helper.Helpers("archivefs.verify.readers", archive.root)
-        self._wanted = not background and archive.reader.changed_seq() >= WORTH
+        self._events = archive.reader.changed_seq()
+        self._wanted = not background and self._events >= WORTH
 
     def __enter__(self) -> Self:
         return self
@@ -64,11 +68,16 @@ class Readers:
 
     def _journal(self) -> JournalResult:
         root = self._archive.root
-        answer: JournalResult | None = self._helpers.ask(None) if self._wanted else None
+        answer: JournalResult | None = None
+        if self._wanted:
+            answer = self._helpers.ask(None, PATIENCE_SECONDS + self._events / LEAST_EVENTS)
         return journal.check(root, root / CATALOG) if answer is None else answer
 
     def _chunk(self, chunk: Chunk) -> SegmentResult:
-        answer: SegmentResult | None = self._helpers.ask(chunk) if self._wanted else None
+        answer: SegmentResult | None = None
+        if self._wanted:
+            size = sum(record.size for record in chunk.records)
+            answer = self._helpers.ask(chunk, PATIENCE_SECONDS + size / LEAST_BYTES)
         dictionaries = self._archive.content.dictionaries
         return check_chunk(self._archive.root, chunk, dictionaries) if answer is None else answer
 

@@ -63,6 +63,20 @@ def test_set_keeps_comments_and_is_noted_with_old_and_new_value(root: Path) -> N
     assert "configured: changes=converters.ict.priority 5 -> 2" in archivefs("log", "--archive", root).out
 
 
+@pytest.mark.parametrize("value", ["2030-01-01", '"2030-01-01"', "'2030-01-01'"])
+def test_a_day_is_set_as_it_is_written(root: Path, value: str) -> None:
+    key = "converters.ict.retention.retain_until"
+    assert archivefs("--archive", root, "config", "set", key, value).err == ""
+    assert archivefs("--archive", root, "config", "show", key).out == '"2030-01-01"\n'
+    assert events(root)[-1]["changes"][0]["new"] == {"retain_until": "2030-01-01"}
+    changes = tell(root, "config", ["set", key, "2031-02-03"], "test")["changes"]
+    assert changes == [{"key": key, "old": "2030-01-01", "new": "2031-02-03"}]
+    assert tell(root, "config", ["set", key, "2031-02-03"], "test")["changes"] == []
+    for wrong in ("2030-02-30", "2030-01-01T10:00:00", "1.5"):
+        with pytest.raises(ConfigError, match="retain_until"):
+            tell(root, "config", ["set", key, wrong], "test")
+
+
 def test_unset_and_show(root: Path) -> None:
     archivefs("config", "set", "reserve", "1 GB", "--archive", root)
     assert archivefs("config", "show", "reserve", "--archive", root).out == "1000000000\n"

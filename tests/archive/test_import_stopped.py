@@ -73,10 +73,10 @@ def run(root: Path, top: Path, code: int = 0) -> tuple[dict[str, Any], str]:
     return said, done.stderr
 
 
-def children(process: subprocess.Popen[str]) -> set[int]:
-    """The helpers of an import."""
+def children(pid: int) -> set[int]:
+    """The helpers of a process."""
     found: set[int] = set()
-    for thread in Path(f"/proc/{process.pid}/task").glob("*/children"):
+    for thread in Path(f"/proc/{pid}/task").glob("*/children"):
         try:
             found |= set(map(int, thread.read_text().split()))
         except (FileNotFoundError, ProcessLookupError):
@@ -124,7 +124,7 @@ def test_an_import_that_was_killed_is_run_again(made: Path, many: Many, seed: in
     events = random.Random(seed).randrange(COUNT)
     with begun(made, many[0]) as process:
         wait_until(lambda: len(journal_lines(made)) > events, process=process)
-        helpers = children(process)
+        helpers = children(process.pid)
         process.kill()
     assert process.returncode == -signal.SIGKILL
     wait_until(lambda: not any(map(is_running, helpers)))
@@ -153,7 +153,7 @@ def test_an_interrupted_import_says_how_far_it_came(made: Path, many: Many, tmp_
         file.truncate(32 << 30)
     with begun(made, top) as process:
         wait_until(lambda: len(journal_lines(made)) > 1000, process=process)
-        helpers = children(process)
+        helpers = children(process.pid)
         process.send_signal(signal.SIGINT)
         out, errors = process.communicate()
     assert (process.returncode, errors) == (1, "\nAborted!\n")
@@ -167,7 +167,7 @@ def test_helpers_that_die_are_not_missed(made: Path, many: Many) -> None:
     killed = 0
     with begun(made, many[0]) as process:
         while process.poll() is None:
-            for pid in children(process):
+            for pid in children(process.pid):
                 os.kill(pid, signal.SIGKILL)
                 killed += 1
             time.sleep(0.005)

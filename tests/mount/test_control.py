@@ -211,6 +211,13 @@ def test_settings_change_on_a_mount_and_count_at_once(failed: Mounted) -> None:
     archivefs("config", "unset", "converters.fails.run", "--archive", failed.root)
 
 
+def test_a_day_is_set_through_the_control_file_as_it_is_written(failed: Mounted) -> None:
+    key = "converters.fails.retention.retain_until"
+    code, said = shell(failed, f"echo set {key} 2030-01-01 > config")
+    assert (code, said) == (0, "")
+    assert archivefs("config", "show", key, "--archive", failed.root).stdout == '"2030-01-01"\n'
+
+
 def test_a_wrong_file_is_named_by_reload_and_changes_nothing(failed: Mounted) -> None:
     failed.expected_log = ["archive.toml was not read again"]
     toml = failed.root / "archive.toml"
