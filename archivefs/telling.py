@@ -27,14 +27,18 @@ def tell(root: Path, command: str, words: Sequence[str], program: str) -> contro
         where = mounts.mountpoint_of(root)
         if where is None:
             raise
-        return _write(where / "control" / command, words, error)
+        return write(where / "control" / command, words, error)
     with archive:
         me = Actor(uid=os.getuid(), program=program)
         steps = control.COMMANDS[command].run(archive, list(words), me)
         return control.carry_out(steps, lambda operations: archive.commit(operations)[0])
 
 
-def _write(file: Path, words: Sequence[str], locked: LockedError) -> control.Reply:
+def write(file: Path, words: Sequence[str], locked: LockedError) -> control.Reply:
+    """The reply to a line in a control file of the mount because of which an archive is locked.
+
+    Waits while the mount takes no more commands. Raises what the mount answers, or ``LockedError``.
+    """
     try:
         fd = os.open(file, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from archivefs import describe, names, watching
+from archivefs import describe, names, telling, watching
 from archivefs.archive import Archive
 from archivefs.cli.common import archive_root, console, json_option, print_json, with_archive
 from archivefs.errors import JobError, LockedError
@@ -80,28 +80,16 @@ def _steer(word: str) -> Callable[..., None]:
                 state = JobState(row.state)
                 change, state = engine.decide(archive, Job(root, row), state, word, actor)
                 archive.commit_one(change)
-        except LockedError:
+        except LockedError as error:
             if where is None:
                 raise
-            state = _told(where / "jobs" / str(job) / "control", word)
+            file = where / "jobs" / str(job) / "control"
+            if not file.exists():
+                raise JobError(f"no job {job}") from None
+            state = JobState(telling.write(file, [word], error)["state"])
         click.echo(f"job {job} is {state}")
 
     return steer
-
-
-def _told(file: Path, word: str) -> JobState:
-    try:
-        fd = os.open(file, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise JobError(f"no job {file.parent.name}") from None
-    try:
-        try:
-            os.write(fd, word.encode())
-        except OSError:
-            raise JobError(str(json.loads(os.pread(fd, 1 << 16, 0))["error"])) from None
-        return JobState(json.loads(os.pread(fd, 1 << 16, 0))["state"])
-    finally:
-        os.close(fd)
 
 
 for _word, _help in (

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from archivefs.archive import CATALOG
-from archivefs.catalog.catalog import VOID_REASON
+from archivefs.rebuilding import CATALOG
 from archivefs.catalog.reader import Reader
 from archivefs.catalog.rows import Record
 from archivefs.errors import ContentDamagedError, DictionaryError
+from archivefs.rebuilding import CATALOG
 from archivefs.store import frames
 from archivefs.store.dictionaries import Dictionaries
 from archivefs.store.segment import ScannedRecord, scan
