@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from archivefs.rebuilding import CATALOG
+from archivefs.catalog.catalog import VOID_REASON
 from archivefs.catalog.reader import Reader
 from archivefs.catalog.rows import Record
 from archivefs.errors import ContentDamagedError, DictionaryError
