@@ -1,12 +1,13 @@
 """The kinds of long work, each as the steps of a job."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from archivefs.archive import Archive
-from archivefs.errors import ArchiveError
+from archivefs.errors import ArchiveError, RetentionError
 from archivefs.jobs import comparison, pausing, replaying
 from archivefs.jobs import repack as repacking
 from archivefs.jobs.job import FOLDER, Job, Steps, Work
@@ -30,7 +31,8 @@ def purge(archive: Archive, job: Job) -> Steps:
 
     plan = plans.get(archive, int(job.request["plan"]))
     if plan.erase and not plan.ended_ms:  # before it ends, for its list is gone then
-        comparison.forget(archive.root / FOLDER, {each.id for each in plans.listed(archive.root, plan)})
+        with contextlib.suppress(RetentionError):  # of a list that is lost, which the purge tells
+            comparison.forget(archive.root / FOLDER, {each.id for each in plans.listed(archive.root, plan)})
     result = yield from purging.carry_out(archive, plan.plan, job.actor, progress)
     job.progress.done, job.progress.skipped = result.purged, len(result.kept)
     for id_, why in result.kept:
