@@ -177,7 +177,7 @@ def test_an_emptied_catalog_comes_back_equal(mixed: Path, clock: Clock) -> None:
 def test_an_older_catalog_catches_up(
     root: Path, clock: Clock, tmp_path: Path, batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("archivefs.archive.APPLY_BATCH", batch)
+    monkeypatch.setattr("archivefs.rebuilding.APPLY_BATCH", batch)
     with make(root, clock) as archive:
         Mix(archive, clock, 5).run(30)
     shutil.copy(root / CATALOG, tmp_path / "older")
