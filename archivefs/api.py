@@ -13,8 +13,8 @@ import trio
 from archivefs import blocking
 from archivefs.blocking import Query, ReplayOptions
 from archivefs.control.upkeep import REPROCESS, REPRODUCE
-from archivefs.jobs.engine import Wanted
 from archivefs.jobs.job import REPLAY_PRIORITY
+from archivefs.jobs.running import Wanted
 from archivefs.policies import Policy
 from archivefs.states import JobState
 

@@ -17,9 +17,9 @@ from archivefs.archive import Archive as OpenArchive
 from archivefs.control.upkeep import REPROCESS, REPRODUCE, planned_replay, replay_request
 from archivefs.errors import JobError
 from archivefs.jobs import job as job_files
-from archivefs.jobs.engine import Wanted
 from archivefs.jobs.job import REPLAY_PRIORITY, Progress
 from archivefs.jobs.replaying import ITEMS
+from archivefs.jobs.running import Wanted
 from archivefs.policies import Policy
 from archivefs.query import Query as Parsed
 from archivefs.query import parse, split

@@ -12,9 +12,8 @@ from archivefs.catalog.jobs import JobRow
 from archivefs.errors import JobError, LockedError
 from archivefs.fs import mounts
 from archivefs.jobs import job as job_files
-from archivefs.jobs.engine import Wanted, run_here
 from archivefs.jobs.job import Progress
-from archivefs.jobs.works import WORKS
+from archivefs.jobs.running import Wanted
 from archivefs.states import JOB_ENDS, JobState
 from archivefs.store import lock
 
@@ -51,6 +50,10 @@ def finish(
     else:
         with archive:
             if JobState(job_files.get(archive, number).state) not in JOB_ENDS:
+                # Who only asks starts without trio and all that jobs need.
+                from archivefs.jobs.engine import run_here
+                from archivefs.jobs.works import WORKS
+
                 run_here(archive, number, WORKS, show, wanted)
     with Archive.open_for_reading(root) as archive:
         row = job_files.get(archive, number)

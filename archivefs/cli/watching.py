@@ -18,8 +18,8 @@ from archivefs.archive import Archive
 from archivefs.cli.common import archive_root, console, json_option, print_json, with_archive
 from archivefs.errors import JobError, LockedError
 from archivefs.fs import mounts
-from archivefs.jobs import engine
 from archivefs.jobs import job as job_files
+from archivefs.jobs import running
 from archivefs.jobs.job import Job, Progress
 from archivefs.parts import Actor
 from archivefs.states import JobState
@@ -78,7 +78,7 @@ def _steer(word: str) -> Callable[..., None]:
             with Archive(root) as archive:
                 row = job_files.get(archive, job)
                 state = JobState(row.state)
-                change, state = engine.decide(archive, Job(root, row), state, word, actor)
+                change, state = running.decide(archive, Job(root, row), state, word, actor)
                 archive.commit_one(change)
         except LockedError as error:
             if where is None:

@@ -4,19 +4,19 @@ import io
 import time
 import zipfile
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import trio
 
 from archivefs.archive import Archive
-from archivefs.catalog.rows import Entry
 from archivefs.config import ConverterConfig
 from archivefs.convert import sandbox, snapshots, sources
 from archivefs.convert.pool import Pool
 from archivefs.convert.preparation import Preparation
 from archivefs.convert.process import Answer, Job, WorkerError, remove
 from archivefs.convert.snapshots import Code, CodeError, Packed
+from archivefs.convert.task import Done, Task
 from archivefs.errors import ArchiveError
 from archivefs.operations import KeepCode
 from archivefs.states import Outcome
@@ -30,29 +30,6 @@ NICE = ("nice", "-n", "10")
 """Its workers get what conversions of captures, programs that save and the daemon leave over."""
 AHEAD = 4
 """Sources that are laid out at once for each worker, so that none waits for the disk."""
-
-
-class Task(NamedTuple):
-    """An entry that is to be converted. ``code``: SHA-256 of a kept version, '' for the one that is now.
-
-    ``config`` is that of the converter, with the arguments that are to be used.
-    """
-
-    entry: Entry
-    converter: str
-    config: ConverterConfig
-    code: str = ""
-
-
-class Done(NamedTuple):
-    """What came of a task; times in Unix milliseconds and seconds."""
-
-    answer: Answer
-    code: str
-    log: bytes
-    reports: list[bytes]
-    started_ms: int
-    seconds: float
 
 
 class Replayer:

@@ -6,7 +6,6 @@ made, so equal code gives equal bytes, and their SHA-256 is its name.
 """
 
 import hashlib
-import importlib.metadata
 import io
 import json
 import os
@@ -280,7 +279,7 @@ def _distribution(top: str) -> dict[str, str]:
     """Name and version of the installed distribution that a module is from; nothing where there is none."""
     if top in sys.stdlib_module_names:
         return {"distribution": "python", "version": ".".join(map(str, sys.version_info[:3]))}
-    names = importlib.metadata.packages_distributions().get(top, [])
-    if not names:
-        return {}
-    return {"distribution": names[0], "version": importlib.metadata.version(names[0])}
+    from importlib import metadata
+
+    names = metadata.packages_distributions().get(top, [])
+    return {"distribution": names[0], "version": metadata.version(names[0])} if names else {}

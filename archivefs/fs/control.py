@@ -18,7 +18,7 @@ from archivefs.committer import Committer
 from archivefs.errors import ArchiveError, ControlError, JobError, TooManyError
 from archivefs.fs.inodes import Fixed
 from archivefs.fs.node import DIR_MODE, Attributes, Directory, File, Handle, Listed, Node
-from archivefs.jobs import engine
+from archivefs.jobs import running
 from archivefs.jobs.engine import Engine
 from archivefs.parts import Actor
 
@@ -87,7 +87,7 @@ class Control:
 
     async def _steer(self, job: int, words: list[str], actor: Actor) -> control.Reply:
         if len(words) != 1:
-            raise JobError(f"job {job}: one word is a command: {', '.join(engine.WORDS)}")
+            raise JobError(f"job {job}: one word is a command: {', '.join(running.WORDS)}")
         return {"job": job, "state": str(await self._engine.tell(job, words[0], actor))}
 
     def _take_token(self, uid: int) -> None:
@@ -120,7 +120,7 @@ class Control:
             facts = {"version": control.VERSION, "commands": commands | {RELOAD: [""]}}
             return msgspec.json.format(msgspec.json.encode(facts), indent=2) + b"\n"
         if name.startswith(JOB):
-            words = "|".join(engine.WORDS)
+            words = "|".join(running.WORDS)
             return f"usage: echo {words} > jobs/{name.removeprefix(JOB)}/control\n".encode()
         if name == RELOAD:
             return b"usage: echo > reload\nGo by archive.toml as it is now.\n"

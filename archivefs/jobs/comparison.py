@@ -12,7 +12,7 @@ import msgspec
 
 from archivefs.archive import Archive
 from archivefs.catalog.rows import Attempt, Entry
-from archivefs.convert.replay import Done
+from archivefs.convert.task import Done
 from archivefs.errors import ArchiveError
 from archivefs.states import Outcome
 from archivefs.store.durable import make_dirs, replacing

@@ -17,7 +17,7 @@ import msgspec
 
 from archivefs.archive import Archive
 from archivefs.catalog.jobs import JobRow
-from archivefs.convert.replay import Done, Task
+from archivefs.convert.task import Done, Task
 from archivefs.errors import ArchiveError, JobError
 from archivefs.events import JobChanged, JobCreated
 from archivefs.parts import Actor

@@ -14,8 +14,8 @@ from archivefs.archive import Archive
 from archivefs.catalog.rows import Attempt, Entry, arguments_of
 from archivefs.config import ConverterConfig
 from archivefs.convert import snapshots
-from archivefs.convert.replay import Done, Task
 from archivefs.convert.snapshots import CodeError
+from archivefs.convert.task import Done, Task
 from archivefs.errors import ArchiveError, JobError
 from archivefs.events import Replayed
 from archivefs.jobs.comparison import UNREADABLE, Comparison, Side, fields

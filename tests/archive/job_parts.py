@@ -9,8 +9,9 @@ from archive_parts import commit
 from archivefs.archive import Archive
 from archivefs.committer import Committer
 from archivefs.jobs.enforcement import Enforcement
-from archivefs.jobs.engine import Engine, decide
+from archivefs.jobs.engine import Engine
 from archivefs.jobs.job import CreateJob, Job, Work
+from archivefs.jobs.running import decide
 from archivefs.parts import Actor
 from archivefs.states import JobState
 

@@ -16,8 +16,9 @@ from archive_parts import (
 from archivefs import control
 from archivefs.archive import Archive
 from archivefs.catalog.rows import Entry
-from archivefs.jobs.engine import Wanted, run_here
+from archivefs.jobs.engine import run_here
 from archivefs.jobs.job import Job, Progress
+from archivefs.jobs.running import Wanted
 from archivefs.jobs.works import WORKS
 from archivefs.parts import Actor
 from archivefs.rebuilding import rebuild

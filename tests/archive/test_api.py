@@ -26,7 +26,7 @@ from archivefs.errors import (
     UnknownConverterError,
 )
 from archivefs.events import Configured
-from archivefs.jobs import engine
+from archivefs.jobs import running
 from archivefs.jobs.job import CreateJob, Job, describe, get
 from archivefs.jobs.replaying import CHUNK
 from archivefs.states import JobState
@@ -329,7 +329,7 @@ async def test_a_cancelled_job_is_paused_at_once_and_goes_on_later(root: Path) -
     (root / "converters" / "ict_csv.py").write_text((EXAMPLES / "converters" / "ict_csv.py").read_text())
     with Archive(root) as opened:
         row = opened.reader.jobs.all(1)[0]
-        change, _ = engine.decide(opened, Job(root, row), JobState(row.state), "resume", None)
+        change, _ = running.decide(opened, Job(root, row), JobState(row.state), "resume", None)
         opened.commit_one(change)
     result = await trio.to_thread.run_sync(watching.finish, root, 1, lambda _: None)
     assert (result["successful"], result["failed"]) == (2, 1)

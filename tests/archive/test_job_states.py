@@ -11,16 +11,16 @@ from job_parts import queued, running, say, state_of, until
 from archivefs.archive import Archive
 from archivefs.errors import JobError
 from archivefs.events import JobCreated
-from archivefs.jobs import engine
-from archivefs.jobs.engine import Wanted
-from archivefs.jobs.job import Job, Steps
+from archivefs.jobs import running as steps_of
+from archivefs.jobs.job import Job, Steps, Work
+from archivefs.jobs.running import Wanted
 from archivefs.jobs.works import WORKS
 from archivefs.states import JobState
 from archivefs.transaction import Operation, Transaction
 
 
-def run(archive: Archive, job: Job, work: engine.Work, wanted: Wanted | None = None) -> JobState | None:
-    return engine.run(archive, job, work, lambda each: archive.commit(each)[0], wanted or Wanted())
+def run(archive: Archive, job: Job, work: Work, wanted: Wanted | None = None) -> JobState | None:
+    return steps_of.run(archive, job, work, lambda each: archive.commit(each)[0], wanted or Wanted())
 
 
 @pytest.mark.parametrize("word", ["pause", "cancel"])

@@ -25,8 +25,9 @@ from archivefs import control
 from archivefs.archive import Archive
 from archivefs.errors import ArchiveError, JobError
 from archivefs.events import PurgeEnded
-from archivefs.jobs.engine import Wanted, run_here
+from archivefs.jobs.engine import run_here
 from archivefs.jobs.job import Job, Steps, get
+from archivefs.jobs.running import Wanted
 from archivefs.jobs.works import WORKS
 from archivefs.retention import purge as purging
 from archivefs.states import JobState, Status
