@@ -13,8 +13,8 @@ from archivefs.errors import ArchiveError
 from archivefs.fs.inbox_items import InboxItem
 from archivefs.fs.node import Attributes, Directory
 
-KEPT_NAMES = 20_000
-"""Names that are kept, about 350 bytes each: some 7 MB. To make one takes 5 us, to send it 2."""
+KEPT_NAMES = 60_000
+"""Names that are kept, about 350 bytes each: some 20 MB. To make one takes 5 us, to send it 2."""
 KEPT_COST = 4
 """What a kept listing takes beside its names, as names."""
 Row = tuple[int, bytes, EntryAttributes]
