@@ -155,15 +155,18 @@ class Invalidator:
         for number, view in enumerate(VIEWS):
             parent = inodes.level(leaf(number, entry, before))
             self._kernel.forget_name(parent, entry.flat_name if view.flat else label)
-        self._replayed(entry)
+        if entry.status is not Status.PURGED:  # else nothing leads to what stood beside it
+            self._replayed(entry)
 
     def _replayed(self, entry: Entry) -> None:
         """What stands beside its source may be of another attempt."""
+        if not entry.attempts:
+            return
         reports = [
             stored.name.encode() for stored in self._archive.reader.contents(entry.n) if stored.ordinal
         ]
         views = [number for number, view in enumerate(VIEWS) if not view.flat]
-        for view_number in (*views, BY_ID_VIEW) if entry.attempts else ():
+        for view_number in (*views, BY_ID_VIEW):
             parent = inodes.entry_part(Kind.ENTRY, entry.n, 0, view_number)
             for name in {b"report.json", b"error.txt", *reports}:
                 self._kernel.forget_name(parent, name)
