@@ -6,7 +6,7 @@ from pathlib import Path
 
 import million
 
-from archivefs import archive as archives
+from archivefs import rebuilding
 from archivefs import config, query
 from archivefs.archive import Archive
 from archivefs.catalog.reader import Reader
@@ -37,7 +37,7 @@ def scale(bench: Bench, count: int) -> list[Figure]:
     with Archive(root) as archive:
         events = archive.reader.changed_seq()
     start = time.perf_counter()
-    archives.rebuild(root)
+    rebuilding.rebuild(root)
     rate = events / (time.perf_counter() - start)
     figures.add("rebuild, events", "per_second", rate, Budget(">= 20 k/s", at_least=20_000))
     for part in ("catalog.sqlite", "journal", "content"):
@@ -129,7 +129,7 @@ def first_days(folder: Path, wanted: int) -> list[Path]:
 def catalog(root: Path, count: int, figures: Collected) -> None:
     """Pages of 100 as a directory or ``archivefs ls`` asks for them."""
     zone = config.load(root).zone
-    reader = Reader.open(root / archives.CATALOG)
+    reader = Reader.open(root / rebuilding.CATALOG)
     try:
         for words in queries(reader, count):
             wanted = query.parse(words, zone)
