@@ -6,8 +6,7 @@ from pathlib import Path
 
 import million
 
-from archivefs import rebuilding
-from archivefs import config, query
+from archivefs import config, query, rebuilding
 from archivefs.archive import Archive
 from archivefs.catalog.reader import Reader
 from archivefs.fs.views import VIEWS
