@@ -10,7 +10,7 @@ from bench_parts.figures import OURS, Figure
 from bench_parts.report import UNITS
 
 WIDE, HIGH = 330, 220
-LEFT, RIGHT, TOP, BOTTOM = 62, 16, 40, 30
+LEFT, RIGHT, TOP, BOTTOM = 62, 32, 40, 30
 COLUMNS = 3
 COLOURS = ("#2563c9", "#c2571a", "#2b8a55", "#8a3fae")
 STYLE = """
@@ -88,9 +88,7 @@ def draw(figures: Sequence[Figure], file: Path) -> None:
 
 def points(name: str, figures: Sequence[Figure]) -> list[tuple[float, float]]:
     """(entries, value) of one figure in all archives."""
-    found = [
-        (int(each.group.split()[0]), each.spread(OURS)) for each in figures if each.name.startswith(name)
-    ]
+    found = [(int(each.group.split()[0]), each.spread(OURS)) for each in figures if each.name == name]
     return sorted((entries, values.median) for entries, values in found if values and values.median > 0)
 
 
