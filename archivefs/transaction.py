@@ -8,8 +8,6 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 from zoneinfo import ZoneInfo
 
-import msgspec
-
 from archivefs.catalog.outbox import Item
 from archivefs.catalog.reader import Reader
 from archivefs.catalog.rows import Entry
@@ -79,17 +77,17 @@ def id_milliseconds(id_: str) -> int:
 def require_storable(event: Event) -> None:
     """Raise ``ArchiveError`` for text that is no UTF-8, numbers that SQLite cannot hold, and deep nesting."""
     for field_name in event.__struct_fields__:
-        if _is_deeper(getattr(event, field_name), DEEPEST):
+        value = getattr(event, field_name)
+        if _is_deeper(value, DEEPEST):
             raise ArchiveError(
                 f"{field_name} of a {type(event).__name__} event is nested deeper than {DEEPEST} levels"
             )
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise ArchiveError(f"{field_name} of a {type(event).__name__} event is out of range: {value}")
     try:
         encode(event)
     except (ValueError, TypeError) as error:
         raise ArchiveError(f"a {type(event).__name__} event cannot be written: {error}") from None
-    for field_name, value in msgspec.structs.asdict(event).items():
-        if isinstance(value, int) and not -(2**63) <= value < 2**63:
-            raise ArchiveError(f"{field_name} of a {type(event).__name__} event is out of range: {value}")
 
 
 def _is_deeper(value: Any, levels: int) -> bool:  # noqa: ANN401  whatever an event holds
