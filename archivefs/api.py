@@ -12,8 +12,7 @@ import trio
 
 from archivefs import blocking
 from archivefs.blocking import Query, ReplayOptions
-from archivefs.control.upkeep import REPROCESS, REPRODUCE
-from archivefs.jobs.job import REPLAY_PRIORITY
+from archivefs.jobs.job import REPLAY_PRIORITY, REPROCESS, REPRODUCE
 from archivefs.jobs.running import Wanted
 from archivefs.policies import Policy
 from archivefs.states import JobState

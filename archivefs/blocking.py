@@ -14,10 +14,10 @@ import msgspec
 
 from archivefs import describe, restoring, settings, statistics, watching
 from archivefs.archive import Archive as OpenArchive
-from archivefs.control.upkeep import REPROCESS, REPRODUCE, planned_replay, replay_request
+from archivefs.control.upkeep import planned_replay, replay_request
 from archivefs.errors import JobError
 from archivefs.jobs import job as job_files
-from archivefs.jobs.job import REPLAY_PRIORITY, Progress
+from archivefs.jobs.job import REPLAY_PRIORITY, REPROCESS, REPRODUCE, Progress
 from archivefs.jobs.replaying import ITEMS
 from archivefs.jobs.running import Wanted
 from archivefs.policies import Policy

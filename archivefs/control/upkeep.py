@@ -20,7 +20,17 @@ from archivefs.control.steps import (
 )
 from archivefs.errors import ControlError, RetentionError
 from archivefs.jobs import replaying
-from archivefs.jobs.job import PRIORITIES, REPLAY_PRIORITY, CreateJob
+from archivefs.jobs.job import (
+    PRIORITIES,
+    PURGE,
+    REPACK,
+    REPLAY_PRIORITY,
+    REPLAYS,
+    REPROCESS,
+    REPRODUCE,
+    VERIFY,
+    CreateJob,
+)  # fmt: skip
 from archivefs.parts import Actor
 from archivefs.query import NO_LIMIT, parse
 from archivefs.retention import choosing, plans
@@ -28,8 +38,6 @@ from archivefs.retention.choosing import Choice
 from archivefs.retention.operations import AddHold, ReleaseHold
 from archivefs.steps import Stepwise, made
 
-PURGE, VERIFY, REPACK, REPROCESS, REPRODUCE = "purge", "verify", "repack", "reprocess", "reproduce"
-"""Kinds of work (``jobs/works``)."""
 SHOWN = 1000
 """Entries of a plan that a reply lists."""
 SLOWEST = 0.001
@@ -329,7 +337,7 @@ def planned_replay(archive: Archive, request: dict[str, Any]) -> Reply:
 
 
 def _replays(archive: Archive) -> str:
-    running = [row for row in archive.reader.jobs.open() if row.work in (REPROCESS, REPRODUCE)]
+    running = [row for row in archive.reader.jobs.open() if row.work in REPLAYS]
     return ", ".join(f"job {row.job} is {row.state}" for row in running) or "no job"
 
 

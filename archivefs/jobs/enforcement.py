@@ -16,7 +16,7 @@ from archivefs.committer import Committer
 from archivefs.errors import ArchiveError
 from archivefs.jobs import pausing
 from archivefs.jobs.engine import Engine
-from archivefs.jobs.job import CreateJob
+from archivefs.jobs.job import PURGE, CreateJob
 from archivefs.retention import choosing, plans, retaining
 from archivefs.retention.choosing import Choice
 from archivefs.steps import carry_out
@@ -69,7 +69,7 @@ class Enforcement:
         await self._retain()
         paused = dict(pausing.paused(self._archive))
         self._tell_of_paused(paused)
-        purges = [row for row in self._archive.reader.jobs.open() if row.work == pausing.PURGE]
+        purges = [row for row in self._archive.reader.jobs.open() if row.work == PURGE]
         if any(row not in paused for row in purges) or await self._resume(set(paused.values())):
             return
         config = self._archive.config
@@ -111,7 +111,7 @@ class Enforcement:
 
     async def _purge(self, choice: Choice) -> None:
         number = await trio.to_thread.run_sync(self._plan, choice)
-        job = await self._committer.submit(CreateJob("purge", {"plan": number}))
+        job = await self._committer.submit(CreateJob(PURGE, {"plan": number}))
         log.info("retention: plan %d with %d entries is job %d", number, len(choice.chosen), job)
         self._engine.look()
 
@@ -141,5 +141,5 @@ class Enforcement:
         purges = [plan for plan in self._archive.reader.purges.unfinished() if plan not in paused]
         for plan in purges:
             log.warning("the purge of plan %d was stopped; it is gone on with", plan)
-            await self._engine.create("purge", {"plan": plan}, None)
+            await self._engine.create(PURGE, {"plan": plan}, None)
         return bool(purges)

@@ -34,7 +34,9 @@ PRIORITIES = range(10)
 """How urgent a job is, 0 before all others."""
 PRIORITY, REPLAY_PRIORITY = 5, 8
 """Of a job that says nothing else, and of a replay: it gives way to what looks after the archive."""
-_REPLAYS = ("reprocess", "reproduce")
+PURGE, VERIFY, REPACK, REPROCESS, REPRODUCE = "purge", "verify", "repack", "reprocess", "reproduce"
+"""Kinds of work (``works``)."""
+REPLAYS = (REPROCESS, REPRODUCE)
 Result = dict[str, Any]
 Steps = Stepwise[Result]
 """Work; run again after any stop, it does nothing twice."""
@@ -253,7 +255,7 @@ def get(archive: Archive, number: int) -> JobRow:
 
 def priority_of(row: JobRow) -> int:
     """How urgent a job is, one of ``PRIORITIES``; the usual one where it says something else."""
-    usual = REPLAY_PRIORITY if row.work in _REPLAYS else PRIORITY
+    usual = REPLAY_PRIORITY if row.work in REPLAYS else PRIORITY
     said = msgspec.json.decode(row.request).get("priority", usual)
     return said if isinstance(said, int) and said in PRIORITIES else usual
 

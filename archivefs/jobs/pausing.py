@@ -5,12 +5,10 @@ from collections.abc import Iterator
 from archivefs.archive import Archive
 from archivefs.catalog.jobs import JobRow
 from archivefs.errors import RetentionError
-from archivefs.jobs.job import Job
+from archivefs.jobs.job import PURGE, Job
 from archivefs.retention import plans
 from archivefs.retention.choosing import Choice
 from archivefs.states import JobState
-
-PURGE = "purge"
 
 
 def paused(archive: Archive) -> Iterator[tuple[JobRow, int]]:

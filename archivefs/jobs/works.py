@@ -10,7 +10,17 @@ from archivefs.archive import Archive
 from archivefs.errors import ArchiveError, RetentionError
 from archivefs.jobs import comparison, pausing, replaying
 from archivefs.jobs import repack as repacking
-from archivefs.jobs.job import FOLDER, Job, Steps, Work
+from archivefs.jobs.job import (
+    FOLDER,
+    PURGE,
+    REPACK,
+    REPROCESS,
+    REPRODUCE,
+    VERIFY,
+    Job,
+    Steps,
+    Work,
+)  # fmt: skip
 from archivefs.query import parse
 from archivefs.retention import choosing, plans
 from archivefs.retention import purge as purging
@@ -113,7 +123,7 @@ def repack(archive: Archive, job: Job) -> Steps:
 
 
 WORKS: Mapping[str, Work] = {
-    "purge": purge, "verify": verification, "repack": repack, "reprocess": replaying.reprocess,
-    "reproduce": replaying.reproduce,
+    PURGE: purge, VERIFY: verification, REPACK: repack, REPROCESS: replaying.reprocess,
+    REPRODUCE: replaying.reproduce,
 }  # fmt: skip
 """By the word that a job has for it."""
