@@ -6,7 +6,9 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -222,3 +224,33 @@ def child_command(script: str, arguments: Sequence[object]) -> list[str]:
 def child_environment() -> dict[str, str]:
     """The environment in which a child finds archivefs and this module."""
     return {**os.environ, "PYTHONPATH": f"{ROOT}:{Path(__file__).parent}", "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+@contextmanager
+def again_and_again(turn: Callable[[int], object]) -> Iterator[threading.Event]:
+    """Call ``turn`` with 1, 2, ... in a thread meanwhile; the event is set when it has ended.
+
+    Raises what ``turn`` raised.
+    """
+    stop, failed, ended = threading.Event(), list[BaseException](), threading.Event()
+
+    def work() -> None:
+        number = 0
+        try:
+            while not stop.is_set():
+                number += 1
+                turn(number)
+        except BaseException as error:
+            failed.append(error)
+        finally:
+            ended.set()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield ended
+    finally:
+        stop.set()
+        thread.join()
+    if failed:
+        raise failed[0]

@@ -1,11 +1,10 @@
 """Verification beside a process that writes: whatever that does, nothing is reported that is not so."""
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from archive_parts import DAY, Clock, capture, captured, commit, converted, make, some_bytes
+from archive_parts import DAY, Clock, again_and_again, capture, captured, commit, converted, make, some_bytes
 from test_verify_parts import flip
 
 from archivefs.archive import Archive
@@ -15,40 +14,24 @@ from archivefs.verify.verify import Scope
 from archivefs.verify.verify import verify as run_verify
 
 
-@contextmanager
-def a_busy_writer(archive: Archive, clock: Clock, *, seals: bool = True) -> Iterator[threading.Event]:
+def a_busy_writer(
+    archive: Archive, clock: Clock, *, seals: bool = True
+) -> AbstractContextManager[threading.Event]:
     """Captures, converts, begins segments and days, seals those; the event is set at the end."""
-    stop, failed, done = threading.Event(), list[BaseException](), threading.Event()
 
-    def write() -> None:
-        number = 0
-        try:
-            while not stop.is_set():
-                number += 1
-                commit(
-                    archive,
-                    capture(some_bytes(number, 500), b"%d.bin" % number, f"fresh-{number}"),
-                    capture(b"%d" % number, b"always.bin"),
-                )
-                converted(archive, captured(archive, b"unit %d" % number, b"u.csv", "ict").id)
-                if number % 10 == 0:
-                    clock.turn(DAY)
-                if seals and number % 25 == 0:
-                    archive.keep_house()
-        except BaseException as error:
-            failed.append(error)
-        finally:
-            done.set()
+    def turn(number: int) -> None:
+        commit(
+            archive,
+            capture(some_bytes(number, 500), b"%d.bin" % number, f"fresh-{number}"),
+            capture(b"%d" % number, b"always.bin"),
+        )
+        converted(archive, captured(archive, b"unit %d" % number, b"u.csv", "ict").id)
+        if number % 10 == 0:
+            clock.turn(DAY)
+        if seals and number % 25 == 0:
+            archive.keep_house()
 
-    thread = threading.Thread(target=write)
-    thread.start()
-    try:
-        yield done
-    finally:
-        stop.set()
-        thread.join()
-    if failed:
-        raise failed[0]
+    return again_and_again(turn)
 
 
 def test_nothing_is_found_in_an_archive_that_grows(root: Path, clock: Clock) -> None:

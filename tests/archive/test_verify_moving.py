@@ -2,11 +2,22 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
-from archive_parts import DAY, Clock, capture, captured, commit, converted, make, measured, some_bytes
+from archive_parts import (
+    DAY,
+    Clock,
+    again_and_again,
+    capture,
+    captured,
+    commit,
+    converted,
+    make,
+    measured,
+    some_bytes,
+)
 from retention_parts import all_is_well, purge
 from test_repacking import repacked
 from test_verify_parts import flip
@@ -151,38 +162,20 @@ def test_what_was_moved_before_its_segment_had_its_turn_is_read(archive: Archive
     assert report.records >= RECORDS + 20
 
 
-@contextmanager
-def purges_and_repacks(archive: Archive, clock: Clock) -> Iterator[threading.Event]:
+def purges_and_repacks(archive: Archive, clock: Clock) -> AbstractContextManager[threading.Event]:
     """Days come, are thinned out and repacked, and go; the event is set once that has failed."""
-    stop, failed, ended = threading.Event(), list[BaseException](), threading.Event()
 
-    def work() -> None:
-        number = 0
-        try:
-            while not stop.is_set():
-                number += 1
-                commit(archive, *(capture(some_bytes(n, 3000), b"%d.bin" % n) for n in range(60)))
-                converted(archive, captured(archive, measured(number), b"%d.csv" % number, "ict").id)
-                clock.turn(DAY)
-                purge(archive, "name=*1.bin,*3.bin,*7.bin")
-                repacked(archive)
-                purge(archive, "name=*2.bin")
-                if number % 3 == 0:
-                    purge(archive, "name=*.bin")
-        except BaseException as error:
-            failed.append(error)
-        finally:
-            ended.set()
+    def turn(number: int) -> None:
+        commit(archive, *(capture(some_bytes(n, 3000), b"%d.bin" % n) for n in range(60)))
+        converted(archive, captured(archive, measured(number), b"%d.csv" % number, "ict").id)
+        clock.turn(DAY)
+        purge(archive, "name=*1.bin,*3.bin,*7.bin")
+        repacked(archive)
+        purge(archive, "name=*2.bin")
+        if number % 3 == 0:
+            purge(archive, "name=*.bin")
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        yield ended
-    finally:
-        stop.set()
-        thread.join()
-    if failed:
-        raise failed[0]
+    return again_and_again(turn)
 
 
 @pytest.mark.parametrize("background", [False, True])
