@@ -239,9 +239,9 @@ class EntryNodes:
         content = self._described(entry)
         # The digits below a millisecond tell the versions apart, for the kernel's cache.
         when = entry.captured_ms * 10**6 + entry.changed_seq % 10**6
-        return TextFile(ino, content, when, self._while_queued(entry))
+        return TextFile(ino, content, when, self.known_for(entry))
 
-    def _while_queued(self, entry: Entry) -> float:
+    def known_for(self, entry: Entry) -> float:
         """As ``while_in``, and briefly while a delivery is about to change what is known, or just has.
 
         Attributes that the kernel got before the change count for it until the next tick of its clock: it
@@ -399,11 +399,10 @@ class AttemptDir(_NamedDir):
         contents, sent = reader.contents(self._n), describe.submissions(reader, self._n)
         facts = describe.as_file(describe.attempt(attempt, contents, sent))
         ino = inodes.entry_part(Kind.FILE, self._n, self._number, Slot.ATTEMPT_JSON)
-        ended = bool(attempt.outcome)
-        known = FOREVER if ended and not reader.outbox.is_queued(self._n) else MOVING
+        entry = self._nodes.row(self._n)
+        known = self._nodes.known_for(entry) if attempt.outcome else MOVING
         # As in entry.json: the digits below a millisecond tell the versions apart.
-        version = self._nodes.row(self._n).changed_seq % 10**6 if sent else int(ended)
-        file = TextFile(ino, facts, when + version, known)
+        file = TextFile(ino, facts, when + entry.changed_seq % 10**6, known)
         found: list[tuple[bytes, Node]] = [(b"attempt.json", file)]
         for stored in contents:
             node = self._nodes.stored(stored, when) if stored.attempt == self._number else None

@@ -146,6 +146,11 @@ class Invalidator:
     def _facts_changed(self, entry: Entry) -> None:
         for slot in (Slot.SOURCE, Slot.ENTRY_JSON):
             self._kernel.forget_attributes(inodes.entry_part(Kind.FILE, entry.n, 0, slot))
+        if entry.status is not Status.PURGED:  # else nothing leads there
+            for attempt in range(1, min(entry.attempts, inodes.MAX_ATTEMPT) + 1):
+                self._kernel.forget_attributes(
+                    inodes.entry_part(Kind.FILE, entry.n, attempt, Slot.ATTEMPT_JSON)
+                )
 
     def _moved(self, entry: Entry, before: Status) -> None:
         """Its names in the views, and those beside its source that the next attempt replaces."""

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import ssl
 import time
 from email.utils import formatdate
@@ -10,10 +11,11 @@ from typing import Any
 
 import pytest
 import trustme
-from mount_parts import Make, Mounted, archivefs, config, converter, names_in, run
+from mount_parts import Entry, Make, Mounted, archivefs, config, converter, names_in, run
 from receiver_parts import Received, Reply, ReportServer, free_port, report_server, taken
 
 from archivefs import reports
+from archivefs.fs.entry import RECENT_SECONDS
 from archivefs.submit.outbox import UNRECORDED
 
 QUICKLY: dict[str, Any] = {"retry_delay_seconds": 0.05, "max_retry_delay_seconds": 0.2, "timeout_seconds": 5}
@@ -194,6 +196,48 @@ def test_a_listing_follows_what_becomes_of_a_report_and_why_tells_it(mounted: Ma
     text = archivefs("why", row.id, "--archive", archive.root).stdout
     assert "report.json sent" in text
     assert "nothing: it is kept" in text
+
+
+def test_what_is_known_of_an_attempt_is_read_whole_while_its_reports_are_delivered(mounted: Make) -> None:
+    with report_server() as server:
+        archive = mounted(config(sending("wats", server)))
+        for number in range(20):
+            archive.drop("wats", f"{number}.csv", b"%d" % number)
+            row = archive.wait_for_status(f"{number}.csv", "success")
+
+            def is_sent(row: Entry = row) -> bool:
+                known = archive.facts(row)["attempts"][0], archive.attempt(row)
+                return all(each["reports"][0]["submission"]["state"] == "sent" for each in known)
+
+            archive.wait_for("a report that is known to be sent", is_sent)
+
+
+def test_what_is_known_of_an_attempt_follows_a_decision_long_after(mounted: Make) -> None:
+    with report_server(lambda number, received: Reply(422)) as server:
+        archive = mounted(config(sending("wats", server)))
+        archive.drop("wats", "a.csv", b"a")
+        wait_for_state(archive, "a.csv", "refused")
+        row = archive.only("a.csv")
+        file = archive.entry_dir(row) / "attempts" / "1" / "attempt.json"
+        kept = when_kept(archive, file)
+        server.decide = taken
+        archivefs("outbox", "--retry", row.id, "--archive", archive.root)
+        archive.wait_for("other facts", lambda: file.stat().st_mtime_ns != kept.st_mtime_ns)
+        wait_for_state(archive, "a.csv", "sent")
+        assert when_kept(archive, file).st_size == len(file.read_bytes())
+        assert archive.attempt(row)["reports"][0]["submission"]["state"] == "sent"
+
+
+def when_kept(archive: Mounted, file: Path) -> os.stat_result:
+    """Look at a file until the kernel keeps what it was told of it."""
+    settled = time.monotonic() + 2 * RECENT_SECONDS
+
+    def is_settled() -> bool:
+        file.stat()
+        return time.monotonic() > settled
+
+    archive.wait_for("facts that are not recent any more", is_settled)
+    return file.stat()
 
 
 def shown(folder: Path) -> str:
