@@ -66,6 +66,9 @@ Sample = tuple[Kind, tuple[str, ...], float]
 def load() -> None:
     """Import now what ``text`` needs; a mount does so in a thread, before a request waits for it."""
     with contextlib.suppress(ImportError):  # who reads metrics then meets it, and nobody else
+        # The package before its part, as who reads metrics meanwhile does it: two that take the locks of
+        # imports in another order get modules that are not complete.
+        importlib.import_module("prometheus_client")
         importlib.import_module("prometheus_client.core")
 
 

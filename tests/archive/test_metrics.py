@@ -2,7 +2,17 @@
 
 from pathlib import Path
 
-from archive_parts import NOON_MS, Clock, captured, catalog_rows, commit, converted, finish, make
+from archive_parts import (
+    NOON_MS,
+    Clock,
+    captured,
+    catalog_rows,
+    commit,
+    converted,
+    finish,
+    make,
+    run_child,
+)
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -55,6 +65,36 @@ def test_the_numbers_are_those_of_the_archive(archive: Archive) -> None:
     assert value(found, "last_verified_timestamp_seconds") == 0
     assert "archivefs_process_open_fds" not in found, "of the process that prints them nobody wants to know"
     assert "archivefs_writable" not in found
+
+
+WHILE_IT_LOADS = """
+import sys
+import threading
+from pathlib import Path
+from archivefs import metrics
+from archivefs.archive import Archive
+
+sys.setswitchinterval(1e-6)
+both = threading.Barrier(2)
+
+def load():
+    both.wait()
+    metrics.load()
+
+with Archive(Path(sys.argv[1])) as archive:
+    loading = threading.Thread(target=load)
+    loading.start()
+    both.wait()
+    assert b"archivefs_captures_total" in metrics.text(archive)
+    loading.join()
+"""
+
+
+def test_they_are_told_while_what_tells_them_is_loaded(root: Path) -> None:
+    with make(root, Clock()) as archive:
+        captured(archive, b"1", b"a.csv", "ict")
+    done = run_child(WHILE_IT_LOADS, root)
+    assert done.returncode == 0, done.stderr
 
 
 def test_of_a_mount_the_cache_and_the_process_are_told(archive: Archive) -> None:
