@@ -16,7 +16,7 @@ from archivefs.catalog.reader import Reader
 from archivefs.errors import CaptureFailedError
 from archivefs.operations import clamped
 from archivefs.store.dictionaries import read
-from archivefs.store.frames import FRAME_BYTES, Encoded, encode_bytes, encode_file
+from archivefs.store.frames import PIECE_BYTES, Encoded, encode_bytes, encode_file
 
 TRIES, PAUSE_SECONDS = 4, 0.1
 """How often a file that changes is read, and how long it is left alone before the next time."""
@@ -114,7 +114,7 @@ class Taker:
 
     def _take_once(self, found: Found, fd: int, facts: os.stat_result) -> Taken:
         content = None
-        if facts.st_size <= FRAME_BYTES:
+        if facts.st_size <= PIECE_BYTES:
             content = b"".join(pieces(fd, facts.st_size))
         elif not self._large:
             return None
@@ -179,7 +179,7 @@ def pieces(fd: int, size: int) -> Iterator[bytes]:
     at = 0
     while at < size:
         try:
-            piece = os.pread(fd, min(FRAME_BYTES, size - at), at)
+            piece = os.pread(fd, min(PIECE_BYTES, size - at), at)
         except OSError as error:
             raise SourceError(error.errno, error.strerror) from None
         if not piece:

@@ -1,12 +1,14 @@
 """Reading records: any part of any content by decompressing only the frames it lies in."""
 
 import hashlib
+import itertools
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from archivefs.errors import ContentDamagedError, DictionaryError, SegmentMissingError
 from archivefs.parts import Location
@@ -16,7 +18,7 @@ from archivefs.store.durable import write_all
 
 OPEN_SEGMENTS = 64
 """Segments kept open for reading; the oldest is closed when its last reader is done."""
-KNOWN_TABLES = 1024
+KNOWN_LAYOUTS = 1024
 """Frame tables kept in memory (only contents of more than one frame need theirs)."""
 
 
@@ -33,6 +35,13 @@ class _File:
             os.close(self.fd)
 
 
+class Layout(NamedTuple):
+    """How a content is cut: bytes in each frame but the last; starts in the segment, and the end."""
+
+    frame_size: int
+    starts: Sequence[int]
+
+
 class ContentReader:
     """Reads frames of records; may be used from any thread. ``dictionaries`` is what frames may need."""
 
@@ -41,7 +50,7 @@ class ContentReader:
         self.dictionaries = dictionaries
         self._lock = threading.Lock()
         self._files: OrderedDict[str, _File] = OrderedDict()
-        self._tables: OrderedDict[tuple[str, int], list[int]] = OrderedDict()
+        self._layouts: OrderedDict[tuple[str, int], Layout] = OrderedDict()
 
     def _file(self, segment: str) -> _File:
         with self._lock:
@@ -56,28 +65,36 @@ class ContentReader:
             self._files.move_to_end(segment)
             return file
 
-    def _starts(self, place: Location, size: int) -> list[int]:
-        """Where each frame starts in the segment, and where the last one ends."""
-        first = place.offset + place.header
+    def known_layout(self, place: Location, size: int) -> Layout | None:
+        """How a content is cut; None where its table has to be read to know it."""
         if size <= frames.FRAME_BYTES:
-            return [first, first + place.stored]
+            first = place.offset + place.header
+            return Layout(frames.FRAME_BYTES, (first, first + place.stored))
         key = (place.segment, place.offset)
         with self._lock:
-            if key in self._tables:
-                self._tables.move_to_end(key)
-                return self._tables[key]
-        starts = [first]
-        for length in self._read_table(place, size):
-            starts.append(starts[-1] + length)
-        if starts[-1] != first + place.stored:
+            if key in self._layouts:
+                self._layouts.move_to_end(key)
+            return self._layouts.get(key)
+
+    def layout(self, place: Location, size: int) -> Layout:
+        """How a content is cut.
+
+        Raises ``SegmentMissingError``; ``ContentDamagedError`` where the table is damaged; ``OSError``.
+        """
+        known = self.known_layout(place, size)
+        if known is not None:
+            return known
+        table, first = self._read_table(place, size), place.offset + place.header
+        layout = Layout(table.frame_size, list(itertools.accumulate(table.frames, initial=first)))
+        if layout.starts[-1] != first + place.stored:
             raise ContentDamagedError(f"{_name(place)}: the frame table does not fit the record")
         with self._lock:
-            self._tables[key] = starts
-            while len(self._tables) > KNOWN_TABLES:
-                self._tables.popitem(last=False)
-        return starts
+            self._layouts[place.segment, place.offset] = layout
+            while len(self._layouts) > KNOWN_LAYOUTS:
+                self._layouts.popitem(last=False)
+        return layout
 
-    def _read_table(self, place: Location, size: int) -> list[int]:
+    def _read_table(self, place: Location, size: int) -> frames.FrameTable:
         at = place.offset + place.header + place.stored
         data = os.pread(self._file(place.segment).fd, place.offset + place.length - at, at)
         prefix = frames.SKIPPABLE.size
@@ -85,60 +102,62 @@ class ContentReader:
             table = frames.parse_table(data[prefix:])
         except ContentDamagedError as error:
             raise ContentDamagedError(f"{_name(place)}: {error}") from None
-        if len(table.frames) != -(-size // frames.FRAME_BYTES):
+        if not table.fits(size):
             raise ContentDamagedError(f"{_name(place)}: the frame table does not fit the content's size")
-        return table.frames
+        return table
 
-    def compressed_frame(self, place: Location, size: int, index: int, *, wait: bool = True) -> bytes | None:
-        """The bytes of frame ``index``; None where they are not in the page cache and ``wait`` is false.
+    def compressed(self, place: Location, starts: Sequence[int]) -> bytes:
+        """The bytes of frames beside each other: ``starts`` of them, and of what follows, in a layout.
 
-        Raises ``SegmentMissingError``; ``ContentDamagedError`` where segment or table are damaged;
-        ``OSError`` where the disk fails.
+        Raises ``SegmentMissingError``; ``ContentDamagedError`` where the segment is shorter; ``OSError``
+        where the disk fails.
         """
-        file = self._file(place.segment)
-        if not wait and size > frames.FRAME_BYTES and (place.segment, place.offset) not in self._tables:
-            return None
-        starts = self._starts(place, size)
-        length = starts[index + 1] - starts[index]
-        if wait:
-            data = os.pread(file.fd, length, starts[index])
-        else:
-            buffer = bytearray(length)
-            try:
-                got = os.preadv(file.fd, [buffer], starts[index], os.RWF_NOWAIT)
-            except OSError:  # EAGAIN: not cached; EOPNOTSUPP: a file system that cannot tell
-                return None
-            if got < length:
-                return None
-            data = bytes(buffer)
+        length = starts[-1] - starts[0]
+        data = os.pread(self._file(place.segment).fd, length, starts[0])
         if len(data) < length:
             raise ContentDamagedError(f"{_name(place)}: the segment ends inside the record")
         return data
 
-    def frame(self, place: Location, size: int, index: int) -> bytes:
-        """The content of frame ``index`` (1 MiB each but the last).
+    def at_once(self, place: Location, size: int) -> bytes | None:
+        """The content of one frame; None where its bytes are not in the page cache, or it has several.
 
-        Raises as ``compressed_frame`` and ``unpack``.
+        Raises as ``frame``.
         """
-        packed = self.compressed_frame(place, size, index)
-        assert packed is not None
-        return self.unpack(place, size, index, packed)
+        if size > frames.FRAME_BYTES:
+            return None
+        buffer = bytearray(place.stored)
+        fd = self._file(place.segment).fd
+        try:
+            got = os.preadv(fd, [buffer], place.offset + place.header, os.RWF_NOWAIT)
+        except OSError:  # EAGAIN: not cached; EOPNOTSUPP: a file system that cannot tell
+            return None
+        return self._unpack(place, size, 0, bytes(buffer)) if got == place.stored else None
 
-    def frame_into(self, place: Location, size: int, index: int, buffer: bytearray) -> None:
-        """Fill a buffer with frame ``index``, which has its size. Raises as ``frame``."""
-        packed = self.compressed_frame(place, size, index)
-        assert packed is not None
-        with _naming(place, index):
-            frames.decompress_into(packed, buffer, self.dictionaries)
+    def frame(self, place: Location, size: int, index: int) -> bytes:
+        """The content of frame ``index`` of its layout.
 
-    def unpack(self, place: Location, size: int, index: int, packed: bytes) -> bytes:
-        """Decompress a frame. Raises ``DictionaryError``, ``ContentDamagedError``, naming the place."""
+        Raises as ``layout`` and ``compressed``, and ``DictionaryError``; each names the place.
+        """
+        frame_size, starts = self.layout(place, size)
+        packed = self.compressed(place, starts[index : index + 2])
+        return self._unpack(place, frames.bytes_in_frame(size, frame_size, index), index, packed)
+
+    def frames_into(self, place: Location, size: int, first: int, buffers: Sequence[bytearray]) -> None:
+        """Fill buffers with the frames from ``first`` on, whose sizes they have. Raises as ``frame``."""
+        starts = self.layout(place, size).starts[first : first + len(buffers) + 1]
+        packed = self.compressed(place, starts)
+        for index, (start, end) in enumerate(itertools.pairwise(starts)):
+            with _naming(place, first + index):
+                frame = packed[start - starts[0] : end - starts[0]]
+                frames.decompress_into(frame, buffers[index], self.dictionaries)
+
+    def _unpack(self, place: Location, size: int, index: int, packed: bytes) -> bytes:
         with _naming(place, index):
-            return frames.decompress(packed, frames.frame_size(size, index), self.dictionaries)
+            return frames.decompress(packed, size, self.dictionaries)
 
     def pieces(self, place: Location, size: int) -> Iterator[bytes]:
         """The whole content, frame by frame."""
-        for index in range(-(-size // frames.FRAME_BYTES)):
+        for index in range(len(self.layout(place, size).starts) - 1 if size else 0):
             yield self.frame(place, size, index)
 
     def read(self, place: Location, size: int) -> bytes:

@@ -17,7 +17,15 @@ from archivefs.errors import ContentDamagedError
 from archivefs.parts import Location
 from archivefs.store import frames
 from archivefs.store.durable import open_append, write_all
-from archivefs.store.frames import HEADER_MAGIC, HOLE_MAGIC, SKIPPABLE, TABLE_MAGIC, Encoded, RecordHeader
+from archivefs.store.frames import (
+    HEADER_MAGIC,
+    HOLE_MAGIC,
+    SKIPPABLE,
+    TABLE_MAGIC,
+    Encoded,
+    FrameTable,
+    RecordHeader,
+)
 
 
 class SegmentWriter:
@@ -52,7 +60,7 @@ class SegmentWriter:
         head, check = frames.header_frame(header)
         table = frames.table_frame(check, content.frames)
         self.dirty = True
-        if content.stored <= frames.FRAME_BYTES:
+        if content.stored <= frames.PIECE_BYTES:
             write_all(self._fd, b"".join((head, *content.pieces(), table)))
         else:
             write_all(self._fd, head)
@@ -96,11 +104,11 @@ def first_header(path: Path) -> RecordHeader | None:
 
 
 class ScannedRecord(NamedTuple):
-    """A whole record found by reading a segment: header, place and frame sizes."""
+    """A whole record found by reading a segment: header, place and frame table."""
 
     header: RecordHeader
     location: Location
-    frames: list[int]
+    table: FrameTable
 
 
 def scan(path: Path, name: str, start: int = 0, opened: int | None = None) -> Iterator[ScannedRecord]:
@@ -204,6 +212,8 @@ def _scan_one(fd: int, name: str, at: int, size: int) -> ScannedRecord | None:
         return None
     if table.header != frames.header_check(payload) or sum(table.frames) != header.stored:
         return None
+    if not table.fits(header.size):
+        return None
     length = head + header.stored + SKIPPABLE.size + len(closing)
     location = Location(segment=name, offset=at, header=head, stored=header.stored, length=length)
-    return ScannedRecord(header, location, table.frames)
+    return ScannedRecord(header, location, table)

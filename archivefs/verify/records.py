@@ -118,9 +118,9 @@ def _finding_of(
     header = found.header
     digest, at = hashlib.sha256(), record.offset + found.location.header
     try:
-        for index, length in enumerate(found.frames):
-            packed = os.pread(fd, length, at)
-            digest.update(frames.decompress(packed, frames.frame_size(header.size, index), dictionaries))
+        for index, length in enumerate(found.table.frames):
+            size = frames.bytes_in_frame(header.size, found.table.frame_size, index)
+            digest.update(frames.decompress(os.pread(fd, length, at), size, dictionaries))
             at += length
     except (ContentDamagedError, OSError) as error:
         if isinstance(error, DictionaryError) and error.name and error.name == header.dictionary:

@@ -81,9 +81,10 @@ def dictionary_of(archive: Archive, id_: str) -> str:
 def needed_by(archive: Archive, id_: str) -> int:
     """The number that the frame of a small source names, 0 for none."""
     row = entry(archive, id_)
-    frame = archive.content.compressed_frame(archive.reader.location(row), row.size, 0)
-    assert frame is not None
-    return dictionary_number(frame)
+    place = archive.reader.location(row)
+    return dictionary_number(
+        archive.content.compressed(place, archive.content.layout(place, row.size).starts)
+    )
 
 
 def stored(archive: Archive, ids: list[str]) -> float:

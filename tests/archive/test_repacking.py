@@ -41,9 +41,11 @@ from archivefs.operations import Note
 from archivefs.parts import Location
 from archivefs.query import parse
 from archivefs.rebuilding import rebuild
+from archivefs.store import frames
 from archivefs.verify.findings import Severity
 from archivefs.verify.verify import Scope, verify_folder
 
+MIB = 1 << 20
 REPORTS = 300
 CALLS = "fdatasync,fsync,rename,unlink"
 """What a repack says to the disk, apart from writing: before each of them it is killed once."""
@@ -174,6 +176,32 @@ async def test_open_files_are_read_on_while_their_segment_goes(archive: Archive)
         first[:half] + await read(opened[0], row.size, half) == content[: len(first[:half])] + content[half:]
     )
     assert await read(opened[1], row.size) == content
+
+
+async def test_frames_of_a_mebibyte_are_read_and_become_smaller_ones(
+    days: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = [some_bytes(seed, size) for seed, size in enumerate([MIB - 5, MIB, 3 * MIB + 7], 5)]
+    with Archive(days, clock=clock) as archive:
+        with monkeypatch.context() as before:
+            before.setattr(frames, "FRAME_BYTES", MIB)
+            ids = [receipt.id for receipt in commit(archive, *(capture(content) for content in contents))]
+
+        def place(id_: str) -> Location:
+            return archive.reader.location(archive.reader.get(id_))
+
+        cache = FrameCache(archive.content, LEAST_BYTES)
+        opened = [
+            (id_, content, ContentHandle(cache, 1, place(id_), len(content), partial(place, id_)))
+            for id_, content in zip(ids, contents, strict=True)
+        ]
+        assert {archive.content.layout(place(id_), len(all_)).frame_size for id_, all_, _ in opened} == {MIB}
+        halves = [await read(handle, len(content) // 2) for _, content, handle in opened]
+        await trio.to_thread.run_sync(partial(repacked, archive, everything=True))
+        for half, (id_, content, handle) in zip(halves, opened, strict=True):
+            assert half + await read(handle, len(content), len(half)) == content
+            assert archive.content.layout(place(id_), len(content)).frame_size == frames.FRAME_BYTES
+    await trio.to_thread.run_sync(is_sound, days)
 
 
 def damage(archive: Archive, name: bytes) -> None:

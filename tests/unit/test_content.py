@@ -7,14 +7,16 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from archivefs.errors import ContentDamagedError
 from archivefs.parts import Location
+from archivefs.store import frames
 from archivefs.store.content import OPEN_SEGMENTS, ContentReader
 from archivefs.store.dictionaries import Dictionaries
 from archivefs.store.frames import FRAME_BYTES, RecordHeader, encode_bytes
-from archivefs.store.segment import SegmentWriter
+from archivefs.store.segment import SegmentWriter, scan
 
 MIB = 1 << 20
 NAME = "2026/02/13/ict.sources.zst"
@@ -60,13 +62,59 @@ def test_any_frame_is_read_by_itself(tmp_path: Path, reader: ContentReader) -> N
 
 
 def test_what_is_cached_can_be_read_without_waiting(tmp_path: Path, reader: ContentReader) -> None:
-    content = noise(2 * MIB)
+    place = appended(tmp_path, noise(1000))
+    assert reader.at_once(place, 1000) in (noise(1000), None)
+    assert reader.read(place, 1000) == noise(1000)
+    assert reader.at_once(place, 1000) in (noise(1000), None)
+    place = appended(tmp_path, noise(MIB))
+    assert reader.at_once(place, MIB) is None, "it has several frames"
+    assert reader.known_layout(place, MIB) is None, "its table was not read"
+    assert reader.frame(place, MIB, 1) == noise(MIB)[FRAME_BYTES : 2 * FRAME_BYTES]
+    assert reader.known_layout(place, MIB) == reader.layout(place, MIB)
+
+
+def test_frames_beside_each_other_are_read_together(tmp_path: Path, reader: ContentReader) -> None:
+    content = noise(MIB + 5)
     place = appended(tmp_path, content)
-    assert reader.compressed_frame(place, len(content), 1, wait=False) is None, "its table is not known yet"
-    packed = reader.compressed_frame(place, len(content), 1)
-    assert packed is not None
-    assert reader.unpack(place, len(content), 1, packed) == content[MIB:]
-    assert reader.compressed_frame(place, len(content), 1, wait=False) in (packed, None)
+    buffers = [bytearray(FRAME_BYTES), bytearray(FRAME_BYTES), bytearray(5)]
+    reader.frames_into(place, len(content), 2, buffers)
+    assert b"".join(buffers) == content[2 * FRAME_BYTES :]
+
+
+@pytest.mark.parametrize("size", [FRAME_BYTES, FRAME_BYTES + 1, MIB - 1, MIB, MIB + 1, 3 * MIB + 7])
+def test_frames_of_a_mebibyte_are_read_as_well(
+    tmp_path: Path, reader: ContentReader, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    with monkeypatch.context() as before:
+        before.setattr(frames, "FRAME_BYTES", MIB)
+        place = appended(tmp_path, noise(size))
+    (found,) = scan(tmp_path / NAME, NAME)
+    assert found.location == place
+    assert len(found.table.frames) == -(-size // MIB)
+    assert reader.read(place, size) == noise(size)
+    last = (size - 1) // MIB
+    assert reader.frame(place, size, last) == noise(size)[last * MIB :]
+
+
+@pytest.mark.parametrize("frame_size", [0, -1, 256 << 10, (1 << 20) + 1, "1"])
+def test_a_table_whose_frames_are_of_another_size_is_named(
+    tmp_path: Path, reader: ContentReader, frame_size: object
+) -> None:
+    size = 2 * MIB
+    place = appended(tmp_path, noise(size))
+    path = tmp_path / NAME
+    table = msgspec.json.decode(path.read_bytes()[place.header + place.stored + 8 :])
+    assert table["frame_size"] == FRAME_BYTES
+    frames_of = [sum(table["frames"][:4]), *table["frames"][4:]]
+    payload = msgspec.json.encode({**table, "frames": frames_of, "frame_size": frame_size})
+    with path.open("r+b") as file:
+        file.truncate(place.header + place.stored)
+        file.seek(0, os.SEEK_END)
+        file.write(frames.skippable(frames.TABLE_MAGIC, payload))
+    place = msgspec.structs.replace(place, length=path.stat().st_size)
+    assert list(scan(path, NAME)) == []
+    with pytest.raises(ContentDamagedError, match=f"content/{NAME} at 0"):
+        reader.read(place, size)
 
 
 def test_a_copy_is_checked_while_it_is_written(tmp_path: Path, reader: ContentReader) -> None:
@@ -85,7 +133,7 @@ def test_a_copy_is_checked_while_it_is_written(tmp_path: Path, reader: ContentRe
 
 
 @pytest.mark.parametrize(
-    "content", [b"value;unit\n" * 30, b"\0" * (2 * MIB + 5)], ids=["small", "three frames"]
+    "content", [b"value;unit\n" * 30, b"\0" * (2 * FRAME_BYTES + 5)], ids=["small", "three frames"]
 )
 def test_an_altered_byte_harms_only_its_own_record(tmp_path: Path, content: bytes) -> None:
     before = appended(tmp_path, b"before")
@@ -110,12 +158,12 @@ def test_an_altered_byte_harms_only_its_own_record(tmp_path: Path, content: byte
 
 
 def test_an_error_names_the_frame(tmp_path: Path, reader: ContentReader) -> None:
-    content = noise(2 * MIB)
+    content = noise(2 * FRAME_BYTES)
     place = appended(tmp_path, content)
     with (tmp_path / NAME).open("r+b", buffering=0) as file:
         file.seek(place.offset + place.header + place.stored - 100)
         file.write(b"\0" * 50)
-    assert reader.frame(place, len(content), 0) == content[:MIB]
+    assert reader.frame(place, len(content), 0) == content[:FRAME_BYTES]
     with pytest.raises(ContentDamagedError, match=f"content/{NAME} at 0, frame 1: a content frame does not"):
         reader.frame(place, len(content), 1)
 

@@ -1,4 +1,4 @@
-"""Content as frames: from memory or from a file the same, in bounded memory, and never larger than 1 MiB."""
+"""Content as frames: from memory or from a file the same, in bounded memory, and all of one size."""
 
 import base64
 import gzip
@@ -21,12 +21,20 @@ import zstandard
 from archivefs.errors import ContentDamagedError
 from archivefs.store import frames
 from archivefs.store.dictionaries import Dictionaries
-from archivefs.store.frames import FRAME_BYTES, Encoded, RecordHeader, encode_bytes, encode_file
+from archivefs.store.frames import (
+    FRAME_BYTES,
+    PIECE_BYTES,
+    Encoded,
+    RecordHeader,
+    encode_bytes,
+    encode_file,
+    encode_pieces,
+)
 
 NONE = Dictionaries(Path("/nowhere"))
 
 MIB = 1 << 20
-SIZES = [0, 1, MIB - 1, MIB, MIB + 1, 9 * MIB]
+SIZES = [0, 1, FRAME_BYTES - 1, FRAME_BYTES, FRAME_BYTES + 1, MIB, 9 * MIB]
 
 
 def some_content(size: int, *, compressible: bool) -> bytes:
@@ -47,7 +55,9 @@ def unpacked(encoded: Encoded) -> bytes:
     content, at = [], 0
     for index, length in enumerate(encoded.frames):
         content.append(
-            frames.decompress(packed[at : at + length], frames.frame_size(encoded.size, index), NONE)
+            frames.decompress(
+                packed[at : at + length], frames.bytes_in_frame(encoded.size, FRAME_BYTES, index), NONE
+            )
         )
         at += length
     assert at == len(packed) == encoded.stored
@@ -63,22 +73,32 @@ def test_bytes_and_file_are_encoded_alike(opened: int, tmp_path: Path, size: int
         assert memory.size == file.size == size
         assert memory.sha256 == file.sha256 == hashlib.sha256(content).hexdigest()
         assert memory.frames == file.frames
-        assert len(memory.frames) == -(-size // MIB)
+        assert len(memory.frames) == -(-size // FRAME_BYTES)
         assert b"".join(memory.pieces()) == b"".join(file.pieces())
         assert unpacked(file) == content
-        assert all(len(piece) <= FRAME_BYTES for piece in file.pieces()) or size <= FRAME_BYTES
+        assert all(len(piece) <= PIECE_BYTES for piece in file.pieces())
+
+
+@pytest.mark.parametrize("step", [1000, FRAME_BYTES - 1, FRAME_BYTES, FRAME_BYTES + 1, MIB, 5 * MIB])
+@pytest.mark.parametrize("size", [0, 1, FRAME_BYTES, FRAME_BYTES + 1, 3 * MIB + 7])
+def test_pieces_of_any_size_make_the_same_frames(tmp_path: Path, size: int, step: int) -> None:
+    content = some_content(size, compressible=True)
+    pieces = (content[at : at + step] for at in range(0, size, step))
+    with encode_bytes(content, 3) as memory, encode_pieces(pieces, 3, tmp_path) as pieced:
+        assert (pieced.size, pieced.sha256, pieced.frames) == (size, memory.sha256, memory.frames)
+        assert b"".join(pieced.pieces()) == b"".join(memory.pieces())
 
 
 CHANCE = random.Random(7)
-NOISE = CHANCE.randbytes(4 * MIB)
+NOISE = CHANCE.randbytes(4 * FRAME_BYTES)
 TEXT = b"".join(b"%d;voltage;%.4f;V\n" % (n, CHANCE.gauss(5, 0.1)) for n in range(60_000))[:MIB]
-FLOATS = struct.pack(f"<{MIB // 4}f", *(CHANCE.gauss(5, 0.01) for _ in range(MIB // 4)))
+FLOATS = struct.pack(f"<{FRAME_BYTES // 4}f", *(CHANCE.gauss(5, 0.01) for _ in range(FRAME_BYTES // 4)))
 
 
 def plainly(content: bytes, level: int) -> list[bytes]:
     """What zstd makes of each frame when nothing is decided beforehand."""
     plain = zstandard.ZstdCompressor(level=level, write_checksum=True, write_content_size=True)
-    return [plain.compress(content[at : at + MIB]) for at in range(0, len(content), MIB)]
+    return [plain.compress(content[at : at + FRAME_BYTES]) for at in range(0, len(content), FRAME_BYTES)]
 
 
 def packed(content: bytes, level: int) -> list[bytes]:
@@ -93,14 +113,14 @@ def packed(content: bytes, level: int) -> list[bytes]:
 @pytest.mark.parametrize(
     "content",
     [
-        TEXT,
+        TEXT[:FRAME_BYTES],
         FLOATS,
-        base64.b64encode(NOISE)[:MIB],
+        base64.b64encode(NOISE)[:FRAME_BYTES],
         NOISE[:100_000] * 10,
-        bytes(MIB),
-        NOISE[: MIB // 2] + TEXT[: MIB // 2],
-        TEXT[: MIB // 8] + NOISE[: MIB - MIB // 8],
-        NOISE[: MIB - MIB // 8] + TEXT[: MIB // 8],
+        bytes(FRAME_BYTES),
+        NOISE[: FRAME_BYTES // 2] + TEXT[: FRAME_BYTES // 2],
+        TEXT[: FRAME_BYTES // 8] + NOISE[: FRAME_BYTES - FRAME_BYTES // 8],
+        NOISE[: FRAME_BYTES - FRAME_BYTES // 8] + TEXT[: FRAME_BYTES // 8],
     ],
     ids=[
         "text",
@@ -119,19 +139,19 @@ def test_what_compresses_is_compressed_as_the_level_says(content: bytes, level: 
 
 @pytest.mark.parametrize("order", ["NNT", "TNN", "NTN"])
 def test_each_frame_decides_by_itself(order: str) -> None:
-    content = b"".join(NOISE[:MIB] if kind == "N" else TEXT.ljust(MIB) for kind in order)
+    content = b"".join(NOISE[:FRAME_BYTES] if kind == "N" else TEXT[:FRAME_BYTES] for kind in order)
     for kind, frame, plain in zip(order, packed(content, 9), plainly(content, 9), strict=True):
         assert frame == plain if kind == "T" else len(frame) <= len(plain) + 8
 
 
 def test_what_is_packed_already_is_not_searched_at_a_high_level() -> None:
-    for content in (NOISE[:MIB], gzip.compress(TEXT), zlib.compress(FLOATS)):
+    for content in (NOISE[:FRAME_BYTES], gzip.compress(TEXT)[:FRAME_BYTES], zlib.compress(FLOATS)):
         (frame,) = packed(content, 19)
         assert len(frame) <= len(content) * 1.001 + 50
         assert frame == plainly(content, -1)[0]
 
 
-@pytest.mark.parametrize("size", [1, 100, 128 << 10, (128 << 10) + 1, MIB - 1])
+@pytest.mark.parametrize("size", [1, 100, 128 << 10, (128 << 10) + 1, FRAME_BYTES - 1])
 def test_noise_of_any_size_grows_by_a_few_bytes_at_most(size: int) -> None:
     for level in (1, 3, 19):
         (frame,) = packed(NOISE[:size], level)
@@ -231,7 +251,7 @@ both = pytest.mark.parametrize("unpack", [unpacked_anew, unpacked_again])
 
 
 @both
-@pytest.mark.parametrize("size", [1, 100, MIB])
+@pytest.mark.parametrize("size", [1, 100, FRAME_BYTES])
 def test_any_altered_byte_of_a_frame_is_noticed_or_harmless(size: int, unpack: Unpack) -> None:
     content = some_content(size, compressible=True)
     frame = b"".join(encode_bytes(content, 3).pieces())

@@ -59,8 +59,8 @@ def test_scan_finds_every_record_where_it_was_written(tmp_path: Path) -> None:
     assert [record.location for record in records] == places
     assert [record.header.name for record in records] == ["0.csv", "1.csv", "2.csv", "3.csv"]
     assert [record.header.size for record in records] == [len(content) for content in CONTENTS]
-    assert [len(record.frames) for record in records] == [1, 0, 3, 1]
-    assert [sum(record.frames) for record in records] == [place.stored for place in places]
+    assert [len(record.table.frames) for record in records] == [1, 0, 9, 1]
+    assert [sum(record.table.frames) for record in records] == [place.stored for place in places]
 
 
 def test_scan_can_begin_behind_known_records(tmp_path: Path) -> None:
