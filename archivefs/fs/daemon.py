@@ -26,7 +26,7 @@ from archivefs.fs.folder_sources import FolderSources
 from archivefs.fs.frame_cache import LEAST_BYTES, FrameCache
 from archivefs.fs.inbox import Inbox
 from archivefs.fs.jobs import JobsTree
-from archivefs.fs.kernel import Invalidator, Kernel
+from archivefs.fs.kernel import Invalidator, Kernel, Known
 from archivefs.fs.mounts import MountOptions
 from archivefs.fs.operations import Operations, Presentation
 from archivefs.fs.tree import Tree
@@ -95,7 +95,8 @@ class _Mount:
         self._jobs = JobsTree(archive, self._engine, control)
         self._tree = tree = Tree(archive, self._inbox, self._cache, control, self._jobs)
         self._committer.on_change(tree.changed)
-        self._committer.on_change(Invalidator(archive, tree.levels, self._kernel).changed)
+        known = Known()
+        self._committer.on_change(Invalidator(archive, tree.levels, self._kernel, known).changed)
         self._folder_sources = FolderSources(archive, self._committer, self._inbox)
         self._capturer = Capturer(
             archive, self._committer, self._scheduler, self._inbox, self._folder_sources
@@ -108,7 +109,7 @@ class _Mount:
             umask=options.umask,
             readonly=options.readonly,
         )
-        self._operations = Operations(tree, self._capturer, show)
+        self._operations = Operations(tree, self._capturer, show, known)
         self._committer.on_change(self._operations.changed)
         self._stopped = False
         self._starved = False

@@ -30,6 +30,7 @@ _Message = tuple[int, bytes | None]
 """Directory and name to forget; or an inode whose attributes are to be forgotten."""
 
 
+_FIRST_OF_ENTRIES = Kind.ENTRY << 60
 GIVEN = 10_000
 """Files of which it is known that the kernel was given their bytes."""
 
@@ -77,6 +78,25 @@ class Kernel:
                     pyfuse3.invalidate_entry(InodeT(ino), FileNameT(name))
 
 
+class Known:
+    """Entries of which the kernel was told anything, a bit for each: of others it has nothing to forget."""
+
+    def __init__(self) -> None:
+        self._bits = bytearray()
+
+    def told(self, ino: int) -> None:
+        """The kernel is told of a file or directory."""
+        if ino < _FIRST_OF_ENTRIES:
+            return
+        n = inodes.parts(ino)[0]
+        if n >> 3 >= len(self._bits):
+            self._bits.extend(bytes((n >> 3) + 1 - len(self._bits)))
+        self._bits[n >> 3] |= 1 << (n & 7)
+
+    def __contains__(self, n: int) -> bool:
+        return n >> 3 < len(self._bits) and bool(self._bits[n >> 3] >> (n & 7) & 1)
+
+
 class Pages:
     """Gives the kernel the bytes of small archived files when they are opened, so that it need not ask.
 
@@ -112,10 +132,11 @@ class Pages:
 class Invalidator:
     """Turns what a commit changed into what the kernel must forget."""
 
-    def __init__(self, archive: Archive, levels: Levels, kernel: Kernel) -> None:
+    def __init__(self, archive: Archive, levels: Levels, kernel: Kernel, known: Known) -> None:
         self._archive = archive
         self._levels = levels
         self._kernel = kernel
+        self._known = known
 
     def changed(self, changes: Sequence[Change]) -> None:
         """A listener for the committer."""
@@ -125,15 +146,10 @@ class Invalidator:
                 emptied.add((change.left, change.day, change.before))
             if change.before not in FINAL:
                 continue
-            entry = self._archive.reader.entry(change.n)
-            if entry is None:
-                continue
-            self._facts_changed(entry)
-            if change.replayed:
-                self._replayed(entry)
             if change.before is not change.after:
-                self._moved(entry, change.before)
                 emptied.add((change.converter_id, change.day, change.before))
+            if change.n in self._known:
+                self._entry_changed(change, change.before)
         for converter_id, day, status in emptied:
             for view in range(len(VIEWS)):
                 parent = inodes.level(inodes.Place(view, 0))
@@ -142,6 +158,16 @@ class Invalidator:
                         self._kernel.forget_name(parent, self._levels.name(place).encode())
                         break
                     parent = inodes.level(place)
+
+    def _entry_changed(self, change: Change, before: Status) -> None:
+        entry = self._archive.reader.entry(change.n)
+        if entry is None:
+            return
+        self._facts_changed(entry)
+        if change.replayed:
+            self._replayed(entry)
+        if before is not change.after:
+            self._moved(entry, before)
 
     def _facts_changed(self, entry: Entry) -> None:
         for slot in (Slot.SOURCE, Slot.ENTRY_JSON):

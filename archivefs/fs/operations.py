@@ -40,7 +40,7 @@ from archivefs.fs.frame_cache import ContentHandle
 from archivefs.fs.inbox import errno_of
 from archivefs.fs.inbox_items import InboxDir, InboxFile, InboxHandle, InboxItem
 from archivefs.fs.jobs import ProgressHandle
-from archivefs.fs.kernel import Pages
+from archivefs.fs.kernel import Known, Pages
 from archivefs.fs.listings import Listing, Listings
 from archivefs.fs.node import Attributes, Directory, File, Handle, Node
 from archivefs.fs.search import QueryDir, QueryListing
@@ -101,7 +101,7 @@ class Operations(pyfuse3.Operations):
     enable_writeback_cache = False
     """Off: with it the kernel acknowledges writes that this process has not seen."""
 
-    def __init__(self, tree: Tree, capturer: Capturer, show: Presentation) -> None:
+    def __init__(self, tree: Tree, capturer: Capturer, show: Presentation, known: Known) -> None:
         super().__init__()
         self._tree = tree
         self._inbox = tree.inbox
@@ -109,6 +109,7 @@ class Operations(pyfuse3.Operations):
         self._show = show
         self._listings = Listings(self._entry)
         self._pages = Pages()
+        self._known = known
         self._handles: dict[int, Handle | Listing | QueryListing] = {}
         self._next_handle = 0
 
@@ -124,6 +125,7 @@ class Operations(pyfuse3.Operations):
             ino, mode, entry.st_size, entry.st_blocks, mtime_ns, ctime_ns, uid, gid, known, attr_known,
             entry.st_blksize,
         ) = attributes  # fmt: skip
+        self._known.told(ino)
         entry.st_ino = InodeT(ino)
         entry.st_mode = ModeT(mode & ~show.umask)
         entry.st_uid = show.uid if uid is None or show.fixed_uid else uid
