@@ -28,8 +28,8 @@ SAVES = 0.1
 TESTED = 5
 """Every fifth sample is set aside to see what the dictionary saves."""
 LEVEL = 19
-AGAIN = 1.25
-"""What was looked at in vain is looked at again with so many times the entries: 35 times in a million."""
+AGAIN = 2
+"""What was looked at in vain is looked at again with so many times the entries: 11 times in a million."""
 CANDIDATES = 5
 """So many of a converter's newest dictionaries are tried on the contents of a day."""
 Wanted = tuple[str, str]

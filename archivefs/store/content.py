@@ -143,13 +143,15 @@ class ContentReader:
         return self._unpack(place, frames.bytes_in_frame(size, frame_size, index), index, packed)
 
     def frames_into(self, place: Location, size: int, first: int, buffers: Sequence[bytearray]) -> None:
-        """Fill buffers with the frames from ``first`` on, whose sizes they have. Raises as ``frame``."""
+        """Fill buffers with the frames from ``first`` on, whose sizes they have.
+
+        Raises as ``frame``, naming the first of them, whichever is damaged.
+        """
         starts = self.layout(place, size).starts[first : first + len(buffers) + 1]
         packed = self.compressed(place, starts)
-        for index, (start, end) in enumerate(itertools.pairwise(starts)):
-            with _naming(place, first + index):
-                frame = packed[start - starts[0] : end - starts[0]]
-                frames.decompress_into(frame, buffers[index], self.dictionaries)
+        with _naming(place, first):
+            relative = [start - starts[0] for start in starts[:-1]]
+            frames.decompress_into(packed, relative, buffers, self.dictionaries)
 
     def _unpack(self, place: Location, size: int, index: int, packed: bytes) -> bytes:
         with _naming(place, index):

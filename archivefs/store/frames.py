@@ -18,7 +18,7 @@ import struct
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -134,18 +134,25 @@ def decompress(frame: bytes | memoryview, size: int, dictionaries: Dictionaries)
     return content
 
 
-def decompress_into(frame: bytes, buffer: bytearray, dictionaries: Dictionaries) -> None:
-    """Fill a buffer with the content of one frame, which must be of that size.
+def decompress_into(
+    packed: bytes, starts: Sequence[int], buffers: Sequence[bytearray], dictionaries: Dictionaries
+) -> None:
+    """Fill buffers with the contents of frames beside each other, which must be of those sizes.
 
-    Memory that was used before is filled in two thirds of the time. Raises ``ContentDamagedError``.
+    ``starts`` says where each frame begins in ``packed``. Memory that was used before is filled in two thirds
+    of the time. Raises ``ContentDamagedError``.
     """
     try:
-        decompressor = _decompressor_of(frame, len(buffer), dictionaries)
-        # Given the whole frame and room for all of it, the reader decompresses at once. It does not say
-        # whether the frame was complete, with its checksum; but only then it finds another behind it.
-        pieces = cast(IO[bytes], _Pieces(_NEXT, frame))
+        # Given whole frames and room for all of each, the reader decompresses them at once. It does not say
+        # whether a frame was complete, with its checksum; but only then it finds another behind it.
+        pieces = cast(IO[bytes], _Pieces(_NEXT, packed))
+        view = memoryview(packed)
+        for start, buffer in zip(starts, buffers, strict=True):
+            decompressor = _decompressor_of(view[start:], len(buffer), dictionaries)
         with decompressor.stream_reader(pieces, read_across_frames=True) as reader:
-            if reader.readinto(buffer) < len(buffer) or reader.read(2) != _NEXT_CONTENT:
+            if any(reader.readinto(buffer) < len(buffer) for buffer in buffers):
+                raise ContentDamagedError("a content frame ends early")
+            if reader.read(2) != _NEXT_CONTENT:
                 raise ContentDamagedError("a content frame ends early")
     except zstandard.ZstdError as error:
         raise ContentDamagedError(f"a content frame does not decompress: {error}") from None

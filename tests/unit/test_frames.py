@@ -242,8 +242,28 @@ def unpacked_anew(frame: bytes, size: int) -> bytes:
 def unpacked_again(frame: bytes, size: int) -> bytes:
     """The same in memory that held something else."""
     buffer = bytearray(b"\xa5" * size)
-    frames.decompress_into(frame, buffer, NONE)
+    frames.decompress_into(frame, [0], [buffer], NONE)
     return bytes(buffer)
+
+
+def test_frames_beside_each_other_are_unpacked_together_or_not_at_all() -> None:
+    content = some_content(3 * FRAME_BYTES + 100, compressible=True)
+    encoded = encode_bytes(content, 3)
+    data, starts = b"".join(encoded.pieces()), list(itertools.accumulate(encoded.frames[:-1], initial=0))
+    sizes = [FRAME_BYTES, FRAME_BYTES, FRAME_BYTES, 100]
+    buffers = [bytearray(b"\xa5" * size) for size in sizes]
+    frames.decompress_into(data, starts, buffers, NONE)
+    assert b"".join(buffers) == content
+    for at in [*range(0, len(data), 17), *(start - 1 for start in starts[1:]), *starts, len(data) - 1]:
+        altered = data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :]
+        try:
+            frames.decompress_into(altered, starts, buffers, NONE)
+        except ContentDamagedError:
+            continue
+        assert b"".join(buffers) == content, at
+    for cut in (1, 4, len(data) - starts[-1]):
+        with pytest.raises(ContentDamagedError):
+            frames.decompress_into(data[:-cut], starts, buffers, NONE)
 
 
 Unpack = Callable[[bytes, int], bytes]
