@@ -148,9 +148,9 @@ def test_what_has_nothing_in_common_gets_no_dictionary(archive: Archive) -> None
     tried: dict[dictionaries.Wanted, int] = {}
     assert dictionaries.train_next(archive, tried) is None
     assert tried == {("files", SOURCES): SAMPLES, ("files", REPORTS): SAMPLES}
-    assert dictionaries.missing(archive, tried) == {}, "not again before there are a quarter more"
-    commit(archive, *[capture(some_bytes(2000 + number, 2000)) for number in range(SAMPLES // 4)])
-    assert dictionaries.missing(archive, tried) == dict.fromkeys(tried, SAMPLES * 5 // 4)
+    assert dictionaries.missing(archive, tried) == {}, "not again before there are twice as many"
+    commit(archive, *[capture(some_bytes(2000 + number, 2000)) for number in range(SAMPLES)])
+    assert dictionaries.missing(archive, tried) == dict.fromkeys(tried, 2 * SAMPLES)
     assert not (archive.root / "dictionaries").exists()
 
 
