@@ -96,12 +96,14 @@ def commands(bench: Bench) -> list[Figure]:
     """``archivefs capture`` of files, ``archivefs import`` of a folder, without and with a dictionary."""
     count = bench.options.sizes.imported
     sources = bench.folder("bulk")
-    write_sources(sources / "all", count, seed=7)
-    folder = sources / "flat"
-    folder.mkdir()
-    for path in small_sources(sources / "all", count):
-        path.rename(folder / path.name)
-    table, few = Table(), sorted(folder.iterdir())[: bench.options.sizes.bulk // 10]
+    write_sources(sources / "all", 2 * count, seed=7)
+    found = small_sources(sources / "all", 2 * count)
+    folders = {"import": sources / "first", "again": sources / "second"}
+    for folder, paths in zip(folders.values(), (found[:count], found[count:]), strict=True):
+        folder.mkdir()
+        for path in paths:
+            path.rename(folder / path.name)
+    table, few = Table(), sorted(folders["import"].iterdir())[: bench.options.sizes.bulk // 10]
     for _ in range(min(bench.options.rounds, 3)):
         root = bench.folder("library")
         root.rmdir()
@@ -109,7 +111,7 @@ def commands(bench: Bench) -> list[Figure]:
         start = time.perf_counter()
         systems.archivefs("capture", "--archive", root, "--converter", "files", *few)
         table.add(OURS, {"capture": len(few) / (time.perf_counter() - start)})
-        for figure in ("import", "again"):
+        for figure, folder in folders.items():
             start = time.perf_counter()
             systems.archivefs("import", "--archive", root, "--converter", "files", "--again", folder)
             table.add(OURS, {figure: count / (time.perf_counter() - start)})
@@ -117,7 +119,7 @@ def commands(bench: Bench) -> list[Figure]:
         Figure(GROUP, f"archivefs capture of {len(few)} files", "per_second", table.of("capture"), of=""),
         Figure(GROUP, f"archivefs import of {count} files, a dictionary is trained", "per_second",
                table.of("import"), of=""),
-        Figure(GROUP, f"archivefs import of {count} files, with the dictionary", "per_second",
+        Figure(GROUP, f"archivefs import of {count} others, with the dictionary", "per_second",
                table.of("again"), BULK, of=""),
     ]  # fmt: skip
 
