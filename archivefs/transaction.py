@@ -3,6 +3,7 @@
 Either all that a transaction holds becomes durable, or none. ``operations`` has what can be done in one.
 """
 
+import functools
 from abc import ABC, abstractmethod
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
@@ -64,8 +65,17 @@ class IdClock:
 
 
 def _id(when_ms: int, sha256: str) -> str:
-    moment = datetime.fromtimestamp(when_ms // 1000, UTC)
-    return f"{moment:%Y%m%dT%H%M%S}{when_ms % 1000:03d}-{sha256[:6]}"
+    return f"{_clock(when_ms // 1000)}{when_ms % 1000:03d}-{sha256[:6]}"
+
+
+@functools.lru_cache(4)  # captures come many in a second
+def _clock(second: int) -> str:
+    return f"{datetime.fromtimestamp(second, UTC):%Y%m%dT%H%M%S}"
+
+
+@functools.lru_cache(4)
+def _day(second: int, zone: ZoneInfo) -> str:
+    return datetime.fromtimestamp(second, zone).date().isoformat()
 
 
 def id_milliseconds(id_: str) -> int:
@@ -143,7 +153,7 @@ class Transaction:
 
     def day(self, when_ms: int) -> str:
         """The day in the archive's time zone, ``YYYY-MM-DD``."""
-        return datetime.fromtimestamp(when_ms / 1000, self._zone).date().isoformat()
+        return _day(when_ms // 1000, self._zone)
 
     def state(self, id_: str) -> tuple[Status, int]:
         """Status and number of attempts, this group's events included. Raises ``UnknownEntryError``."""
