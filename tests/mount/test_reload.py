@@ -8,7 +8,7 @@ from typing import Any
 
 from mount_parts import Make, Mounted, archivefs, config, converter, names_in
 from receiver_parts import Reply, report_server, taken
-from test_submission import alarms, numbers, submit
+from submission_parts import alarms, numbers, submit
 
 
 def reload(archive: Mounted, toml: str) -> None:

@@ -1,9 +1,7 @@
-"""Replay: the past converted again on a mount, with the code of then, of now and of a folder."""
+"""Replay: the past converted again on a mount, with the code of then and of now, and stopped in its midst."""
 
 import json
-import shutil
 import subprocess
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,89 +11,21 @@ from mount_parts import (
     Mounted,
     archivefs,
     command,
-    config,
     converter,
     environment,
     names_in,
     poll,
 )
 from receiver_parts import Received, Reply, ReportServer, report_server
+from replay_parts import COUNT, FIRST, SECOND, TOML, attempts, counts, ended, fix, past_of, replay
 from test_control import refused, told
 
 from archivefs.catalog.reader import Reader
-from archivefs.catalog.rows import Attempt
 from archivefs.events import Replayed
 from archivefs.states import Status
 from archivefs.store.journal import Journal
 
-COUNT = 60
-FIRST = """
-import json
-VERSION = "1.0"
-class Ict:
-    name, version = "ict", VERSION
-    def convert(self, source, context):
-        text = source.read_text()
-        if "bad" in text:
-            raise ValueError("cannot read " + text)
-        return {"result": "Passed", "length": len(text), "limit": context.arguments.get("limit")}
-"""
-SECOND = FIRST.replace('"1.0"', '"2.0"').replace('if "bad" in text', 'if "worse" in text').replace(
-    '"result": "Passed"', '"result": "Failed" if len(text) > 6 else "Passed"'
-)  # fmt: skip
-TOML = config(converter("ict", "python:ict:Ict", settle_seconds=0, arguments={"limit": 5}))
-ENDS = ("done", "failed", "cancelled")
-
-
-@pytest.fixture
-def past(mounted: Make, tmp_path: Path) -> Mounted:
-    """A mount with entries that version 1.0 converted; ten of them failed."""
-    code = tmp_path / "code"
-    code.mkdir()
-    (code / "ict.py").write_text(FIRST)
-    archive = mounted(TOML, converters=code)
-    for number in range(COUNT):
-        archive.drop(
-            "ict", f"u{number:02}.csv", b"bad %d" % number if number % 6 == 5 else b"unit %d" % number
-        )
-    archive.wait_for("an end of all", lambda: counts(archive) == {"success": 50, "failed": 10}, 60)
-    return archive
-
-
-def counts(archive: Mounted) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for entry in archive.entries():
-        found[entry.status] = found.get(entry.status, 0) + 1
-    return found
-
-
-def fix(archive: Mounted, code: str = SECOND) -> None:
-    (archive.root / "converters" / "ict.py").write_text(code)
-
-
-def ended(archive: Mounted, number: int) -> dict[str, Any]:
-    def facts() -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((archive.point / f"jobs/{number}/job.json").read_bytes())
-        return found
-
-    archive.wait_for("the job's end", lambda: facts()["state"] in ENDS, 60)
-    return facts()
-
-
-def replay(archive: Mounted, *words: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A job made with one line in control/reprocess: its job.json and result.json at its end."""
-    number = told(archive, "reprocess", " ".join(words).encode() + b"\n")["job"]
-    facts = ended(archive, number)
-    return facts, json.loads((archive.point / f"jobs/{number}/result.json").read_bytes())
-
-
-def attempts(archive: Mounted, name: str) -> list[Attempt]:
-    entry = archive.only(name)
-    reader = Reader.open(archive.root / "catalog.sqlite")
-    try:
-        return reader.attempts(entry.n)
-    finally:
-        reader.close()
+past = pytest.fixture(past_of)
 
 
 def test_a_converter_is_fixed_compared_and_what_failed_is_replayed(past: Mounted) -> None:
@@ -159,109 +89,6 @@ def test_a_converter_that_is_not_deterministic_is_named_as_such(past: Mounted) -
         "1 of 3 reproduced, 2 came out otherwise, 0 skipped",
         "  $.result: 2, not deterministic: two runs differ, too",
     ]
-
-
-def test_code_that_is_not_installed_is_tried_and_never_promoted(past: Mounted, tmp_path: Path) -> None:
-    fresh = tmp_path / "fresh"
-    fresh.mkdir()
-    (fresh / "ict.py").write_text(SECOND)
-    done = archivefs("reprocess", "--code", fresh, "--compare", "name=u0*", "--archive", past.root)
-    assert done.stdout.startswith("job 1: 10 of 10 converted, 0 failed, 0 skipped\n")
-    assert counts(past) == {"success": 50, "failed": 10}
-    assert [each.promoted for each in attempts(past, "u05.csv")] == [1, 0]
-    shutil.rmtree(fresh)
-    number, said = refused(past, "reprocess", f"name=u00.csv code=path:{fresh}\n".encode())
-    assert (number > 0, "path:FOLDER" in said["error"]) == (True, True)
-
-
-def program(path: Path, version: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"""#!/bin/sh
-echo '{{"version": "{version}", "beside": "'"$(cat "${{0%/*}}/beside.txt")"'", "word": "'"$1"'"}}'
-""")
-    path.chmod(0o755)
-    (path.parent / "beside.txt").write_text(f"beside {version}")
-
-
-@pytest.mark.parametrize(
-    ("run", "path", "place"),
-    [
-        ("converters/print.sh", [], "print.sh"),
-        ("tools/bin/print.sh", ["tools"], "bin/print.sh"),
-        ("{folder}/installed/print.sh", [], "print.sh"),
-    ],
-    ids=["beside the archive's code", "in a folder of path", "installed elsewhere"],
-)
-def test_a_program_that_is_not_installed_is_tried_and_kept(
-    mounted: Make, tmp_path: Path, run: str, path: list[str], place: str
-) -> None:
-    run = run.format(folder=tmp_path)
-    table = converter("cmd", f"command:{run} 'a word'", settle_seconds=0, path=path)
-    archive = mounted(config(table), mount=False)
-    program(archive.root / run, "1")
-    archive.mount()
-    archive.drop("cmd", "a.txt")
-    entry = archive.wait_for_status("a.txt", "success")
-    assert archive.report(entry) == {"version": "1", "beside": "beside 1", "word": "a word"}
-    fresh = tmp_path / "fresh folder"
-    program(fresh / place, "2")
-    done = archivefs("reprocess", "--code", fresh, "--compare", "converter=cmd", "--archive", archive.root)
-    assert done.stdout.splitlines()[:4] == [
-        "job 1: 1 of 1 converted, 0 failed, 0 skipped",
-        "0 newly failing, 0 newly passing, 1 changed, 0 identical, 0 still failing, 0 incomparable",
-        "  $.beside: 1",
-        "  $.version: 1",
-    ]
-    assert archive.report(entry)["version"] == "1"
-    made = archive.entry_dir(entry) / "attempts/2/report.json"
-    assert json.loads(made.read_bytes()) == {"version": "2", "beside": "beside 2", "word": "a word"}
-    shutil.rmtree(fresh)
-    with zipfile.ZipFile(archive.root / f"converters/cmd/{archive.attempt(entry, 2)['code']}.zip") as kept:
-        assert {f"0/{place}", f"0/{Path(place).parent / 'beside.txt'}"} < set(kept.namelist())
-    done = archivefs("reproduce", "converter=cmd", "--archive", archive.root)
-    assert done.stdout.startswith("1 of 1 reproduced")
-
-
-@pytest.mark.parametrize(
-    ("beside", "error"),
-    [
-        ({}, "the program 'print.sh' cannot be started: [Errno 2] No such file"),
-        (
-            {"print.sh": 0o644},
-            "the program 'print.sh' cannot be started: Permission denied; is it executable",
-        ),
-        ({"print.sh": 0o755}, "the program 'print.sh' cannot be started: Exec format error; does it begin"),
-    ],
-    ids=["missing", "not executable", "no program"],
-)
-def test_a_program_of_a_folder_that_does_not_start_says_why(
-    mounted: Make, tmp_path: Path, beside: dict[str, int], error: str
-) -> None:
-    archive = mounted(config(converter("cmd", "command:converters/print.sh", settle_seconds=0)), mount=False)
-    program(archive.root / "converters/print.sh", "1")
-    archive.mount()
-    archive.drop("cmd", "a.txt")
-    archive.wait_for_status("a.txt", "success")
-    fresh = tmp_path / "fresh"
-    fresh.mkdir()
-    for name, mode in beside.items():
-        (fresh / name).write_bytes(b"\0")
-        (fresh / name).chmod(mode)
-    archivefs("reprocess", "--code", fresh, "converter=cmd", "--archive", archive.root, code=28)
-    assert json.loads((archive.point / "jobs/1/errors.jsonl").read_bytes())["error"].startswith(error)
-
-
-def test_a_program_of_path_has_no_code_in_a_folder(mounted: Make, tmp_path: Path) -> None:
-    archive = mounted(config(converter("cmd", "command:echo {}", settle_seconds=0)))
-    archive.drop("cmd", "a.txt")
-    archive.wait_for_status("a.txt", "failed")
-    (tmp_path / "echo").write_text("#!/bin/sh\n")
-    words = ("reprocess", "--code", tmp_path, "converter=cmd", "--archive", archive.root)
-    said = archivefs(*words, "--dry-run")
-    assert "skipped, 1 entries: its program 'echo' is looked up in PATH" in said.stdout
-    said = archivefs(*words, code=28)
-    assert said.stdout == "job 1: 0 of 1 converted, 0 failed, 1 skipped\n"
-    assert "'echo' is looked up in PATH" in (archive.point / "jobs/1/errors.jsonl").read_text()
 
 
 def test_a_replay_goes_on_after_a_kill_and_does_nothing_twice(past: Mounted) -> None:
