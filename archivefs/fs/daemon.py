@@ -91,6 +91,7 @@ class _Mount:
         self._scheduler = Scheduler(archive, self._committer)
         self._outbox = Outbox(archive, self._committer, self._scheduler.look_again)
         self._engine = Engine(archive, self._committer, WORKS)
+        self._enforcement = Enforcement(archive, self._committer, self._engine)
         control = Control(archive, self._committer, self._reload, self._engine, options.operators)
         self._jobs = JobsTree(archive, self._engine, control)
         self._tree = tree = Tree(archive, self._inbox, self._cache, control, self._jobs)
@@ -147,7 +148,7 @@ class _Mount:
                 nursery.start_soon(self._keep_house)
                 nursery.start_soon(self._engine.run)
                 nursery.start_soon(self._jobs.run)
-                nursery.start_soon(Enforcement(self._archive, self._committer, self._engine).run)
+                nursery.start_soon(self._enforcement.run)
                 nursery.start_soon(trio.to_thread.run_sync, metrics.load)
                 nursery.start_soon(Schedule(self._archive, self._committer).run)
                 nursery.start_soon(Training(self._archive, self._committer).run)
@@ -229,6 +230,7 @@ class _Mount:
         self._tree.reload()
         self._scheduler.look_again()
         self._outbox.reload()
+        self._enforcement.reload()
         changed = [each.key for each in event.changes]
         log.info("archive.toml was read again; changed: %s", ", ".join(changed) or "nothing")
         if changed and not noted:

@@ -43,6 +43,11 @@ class Enforcement:
         self._committer = committer
         self._engine = engine
         self._told_at = 0.0
+        self._wake = trio.Event()
+
+    def reload(self) -> None:
+        """The configuration is another one: it may say how much of the disk stays free."""
+        self._wake.set()
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -53,15 +58,21 @@ class Enforcement:
                 log.error("retention could not be enforced: %s; it is tried again", error)
             except Exception:
                 log.exception("retention could not be enforced; it is tried again")
-            waited = 0.0
-            while waited < LOOK_SECONDS:
-                await trio.sleep(SPACE_SECONDS)
-                waited = LOOK_SECONDS if self._is_short() else waited + SPACE_SECONDS
+            await self._wait()
 
-    def _is_short(self) -> bool:
-        wanted = self._archive.config.retention.min_free_space
-        if wanted is None:
-            return False
+    async def _wait(self) -> None:
+        """Until the next look: some minutes, or until the disk has less free than it should."""
+        end = trio.current_time() + LOOK_SECONDS
+        while trio.current_time() < end:
+            wanted = self._archive.config.retention.min_free_space
+            self._wake = trio.Event()
+            with trio.move_on_at(end if wanted is None else min(end, trio.current_time() + SPACE_SECONDS)):
+                await self._wake.wait()
+                continue
+            if wanted is not None and self._is_short(wanted):
+                return
+
+    def _is_short(self, wanted: int) -> bool:
         disk = os.statvfs(self._archive.root)
         return disk.f_bavail * disk.f_frsize < wanted
 

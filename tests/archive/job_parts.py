@@ -42,15 +42,25 @@ async def running(
     archive: Archive, works: Mapping[str, Work], *, enforce: bool = False
 ) -> AsyncIterator[Engine]:
     """``enforce``: retention by itself, too."""
+    async with running_parts(archive, works, enforce=enforce) as (ran, _):
+        yield ran
+
+
+@asynccontextmanager
+async def running_parts(
+    archive: Archive, works: Mapping[str, Work], *, enforce: bool
+) -> AsyncIterator[tuple[Engine, Enforcement]]:
+    """The engine, and what enforces retention."""
     committer = Committer(archive)
     ran = Engine(archive, committer, works)
+    enforcement = Enforcement(archive, committer, ran)
     async with trio.open_nursery() as outer:
         outer.start_soon(committer.run)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ran.run)
             if enforce:
-                nursery.start_soon(Enforcement(archive, committer, ran).run)
-            yield ran
+                nursery.start_soon(enforcement.run)
+            yield ran, enforcement
             nursery.cancel_scope.cancel()
         committer.close()
 

@@ -6,9 +6,10 @@ import pytest
 import trio
 import trio.testing
 from archive_parts import DAY, Clock, capture, commit, make
-from job_parts import running, say, state_of, until
+from job_parts import running, running_parts, say, state_of, until
 from retention_parts import left, tell
 
+from archivefs import configuring
 from archivefs.archive import Archive
 from archivefs.jobs import enforcement
 from archivefs.jobs import job as jobs
@@ -58,11 +59,33 @@ def test_a_paused_purge_keeps_what_it_lists_and_nothing_else(
         assert archive.reader.jobs.last() == 2
 
 
+FULL = BASE.replace("[converters", '[retention]\ndays = 36500\nmin_free_space = "900 TB"\n[converters')
+
+
+def test_how_much_stays_free_counts_seconds_after_it_is_said(root: Path, clock: Clock) -> None:
+    with make(root, clock, BASE) as archive:
+        commit(archive, capture(b"a", b"a"))
+
+        async def main() -> None:
+            async with running_parts(archive, WORKS, enforce=True) as (_, keeper):
+                await trio.sleep(3 * enforcement.SPACE_SECONDS)
+                (root / "archive.toml").write_text(FULL)
+                configuring.read_again(archive)
+                said = trio.current_time()
+                keeper.reload()
+                await until("the alarm", lambda: enforcement.EARLY in archive.alarms)
+                assert (
+                    trio.current_time() - said
+                    < 0.9 * enforcement.LOOK_SECONDS - 3 * enforcement.SPACE_SECONDS
+                )
+
+        trio.run(main, clock=rate(20))
+
+
 def test_what_goes_early_goes_minutes_after_the_alarm_though_the_disk_is_looked_at_often(
     root: Path, clock: Clock
 ) -> None:
-    toml = BASE.replace("[converters", '[retention]\ndays = 36500\nmin_free_space = "900 TB"\n[converters')
-    with make(root, clock, toml) as archive:
+    with make(root, clock, FULL) as archive:
         commit(archive, capture(b"a", b"a"))
 
         async def main() -> None:
