@@ -67,7 +67,7 @@ class Taker:
     """Reads files. May be used by several threads."""
 
     def __init__(self, how: How, *, large: bool = True) -> None:
-        """Without ``large``, what has more than one frame is left to another.
+        """Without ``large``, what has more than ``PIECE_BYTES`` is left to another.
 
         Raises ``CatalogError``, ``DictionaryError``.
         """

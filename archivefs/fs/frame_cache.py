@@ -21,14 +21,14 @@ INLINE_BYTES = 64 << 10
 """Frames of at most this content are decompressed in the trio thread when their bytes are in the page cache:
 about 60 us at 1 GB/s, what a hop to another thread costs."""
 LOADS = 8
-"""Frames loaded at once: more would wait for the processors, fewer for a slow disk."""
+"""Runs of frames loaded at once: more would wait for the processors, fewer for a slow disk."""
 RUN_BYTES = 1 << 20
 """What is loaded at once for one who reads a file on and on: 1.2 ms of work for a hop of 0.1 ms."""
 LEAST_BYTES = LOADS * RUN_BYTES
 """With less memory than this, frames would be dropped before they are read."""
-BEHIND = 32
-"""Frames that stay when one who reads on and on is past them. The kernel has their pages, and memory that was
-used just now is still in the processor's cache."""
+BEHIND_BYTES = 8 << 20
+"""So much stays of what those are past who read on and on. The kernel has its pages, and memory that was used
+just now is still in the processor's cache."""
 AHEAD = 2
 """Runs loaded ahead of one who reads a file on and on: what two processors decompress meanwhile."""
 ASTRAY_BYTES = 512 << 10
@@ -54,6 +54,7 @@ class FrameCache:
         self._bytes = 0
         self._frames: OrderedDict[_Key, bytearray] = OrderedDict()
         self._passed: OrderedDict[_Key, None] = OrderedDict()
+        self._passed_bytes = 0
         self._loading: dict[_Key, trio.Event] = {}
         self._threads = trio.CapacityLimiter(LOADS)
         self._ahead: trio.Nursery | None = None
@@ -84,7 +85,7 @@ class FrameCache:
             frame = self._frames.get(key)
             if frame is not None:
                 self._frames.move_to_end(key)
-                self._passed.pop(key, None)
+                self._unpass(key, frame)
                 return frame
             loading = self._loading.get(key)
             if loading is None:
@@ -101,8 +102,14 @@ class FrameCache:
     def passed(self, place: Location, index: int) -> None:
         """One who reads a file on and on has all of frame ``index``."""
         key = (place.segment, place.offset, index)
-        if key in self._frames:
+        if key in self._frames and key not in self._passed:
             self._passed[key] = None
+            self._passed_bytes += len(self._frames[key])
+
+    def _unpass(self, key: _Key, frame: _Frame) -> None:
+        if key in self._passed:
+            del self._passed[key]
+            self._passed_bytes -= len(frame)
 
     def load_ahead(self, place: Location, size: int, index: int) -> None:
         """Begin to load what follows frame ``index``, by runs, unless it is there or all threads are busy."""
@@ -161,10 +168,10 @@ class FrameCache:
         """
         free: list[bytearray] = []
         self._bytes += sum(sizes) + len(sizes) * FRAME_COST
-        while self._frames and (self._bytes > self._limit or len(self._passed) > BEHIND):
+        while self._frames and (self._bytes > self._limit or self._passed_bytes > BEHIND_BYTES):
             key = next(iter(self._passed or self._frames))
-            self._passed.pop(key, None)
             oldest = self._frames.pop(key)
+            self._unpass(key, oldest)
             self._bytes -= len(oldest) + FRAME_COST
             if len(oldest) == sizes[0] and sys.getrefcount(oldest) == _ONLY_HERE:
                 free.append(oldest)
@@ -198,21 +205,21 @@ class ContentHandle(Handle):
         self._next = end
         pieces = list[memoryview]()
         while offset < end:
+            place = self._place
             try:
-                piece = await self._piece(offset, end, reads_on=reads_on)
+                piece = await self._piece(place, offset, end, reads_on=reads_on)
             except SegmentMissingError:
-                place = self._locate()  # a repack has removed the segment
+                self._place = self._locate()  # a repack has removed the segment
                 if place == self._place:
                     raise
-                self._place = place
             else:
                 pieces.append(piece)
                 offset += len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    async def _piece(self, offset: int, end: int, *, reads_on: bool) -> memoryview:
+    async def _piece(self, place: Location, offset: int, end: int, *, reads_on: bool) -> memoryview:
         """What one frame has of a part of the content; more is loaded for one who reads on."""
-        place, size = self._place, self._size
+        size = self._size
         index, skip = divmod(offset, await self._cache.frame_size(place, size))
         if reads_on:
             self._cache.load_ahead(place, size, index)

@@ -12,6 +12,7 @@ from archivefs.catalog.catalog import Change
 from archivefs.errors import ArchiveError
 from archivefs.fs.inbox_items import InboxItem
 from archivefs.fs.node import Attributes, Directory
+from archivefs.states import FINAL
 
 KEPT_NAMES = 60_000
 """Names that are kept, about 350 bytes each: some 20 MB. To make one takes 5 us, to send it 2."""
@@ -41,6 +42,8 @@ class Listings:
         self._collecting: set[int] = set()
         self._cost = 0
         self._versions: Counter[tuple[int, int]] = Counter()
+        self.moves = 0
+        """Counts the commits after which names that the kernel may keep for long mean nothing any more."""
 
     def changed(self, changes: Sequence[Change]) -> None:
         """A listener for the committer."""
@@ -48,6 +51,7 @@ class Listings:
             self._versions[change.converter_id, change.day] += 1
             if change.left:
                 self._versions[change.left, change.day] += 1
+        self.moves += any(each.before in FINAL and each.before is not each.after for each in changes)
 
     def open(self, directory: Directory) -> "Listing":
         """A listing from the start."""
@@ -99,6 +103,7 @@ class Listing:
         self._listings = listings
         self._directory = directory
         self._rows = rows
+        self._moves = listings.moves
         self._cookie = -1
         self._index = 0
         self._rest: Iterator[tuple[Row, InboxItem | None]] = iter(())
@@ -106,6 +111,8 @@ class Listing:
 
     def send(self, after: int, send: Send) -> None:
         """Send what comes behind the cookie ``after``, as much as fits."""
+        if self._moves != self._listings.moves:  # what is at hand may have gone, and nobody tells the kernel
+            self._moves, self._rows, self._cookie = self._listings.moves, None, -1
         if self._rows is not None:
             self._send_kept(self._rows, after, send)
             return

@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import os
 import threading
+from array import array
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,8 +19,8 @@ from archivefs.store.durable import write_all
 
 OPEN_SEGMENTS = 64
 """Segments kept open for reading; the oldest is closed when its last reader is done."""
-KNOWN_LAYOUTS = 1024
-"""Frame tables kept in memory (only contents of more than one frame need theirs)."""
+KNOWN_FRAMES = 500_000
+"""Frames of which it is kept where they start, 8 bytes each: those of 120 GB of contents."""
 
 
 class _File:
@@ -50,7 +51,9 @@ class ContentReader:
         self.dictionaries = dictionaries
         self._lock = threading.Lock()
         self._files: OrderedDict[str, _File] = OrderedDict()
-        self._layouts: OrderedDict[tuple[str, int], Layout] = OrderedDict()
+        self._layouts_lock = threading.Lock()  # never held for the disk: the trio thread takes it, too
+        self._layouts: OrderedDict[Location, Layout] = OrderedDict()
+        self._known_frames = 0
 
     def _file(self, segment: str) -> _File:
         with self._lock:
@@ -67,14 +70,13 @@ class ContentReader:
 
     def known_layout(self, place: Location, size: int) -> Layout | None:
         """How a content is cut; None where its table has to be read to know it."""
-        if size <= frames.FRAME_BYTES:
+        if size <= frames.LEAST_FRAME_BYTES:
             first = place.offset + place.header
-            return Layout(frames.FRAME_BYTES, (first, first + place.stored))
-        key = (place.segment, place.offset)
-        with self._lock:
-            if key in self._layouts:
-                self._layouts.move_to_end(key)
-            return self._layouts.get(key)
+            return Layout(frames.LEAST_FRAME_BYTES, (first, first + place.stored))
+        with self._layouts_lock:
+            if place in self._layouts:
+                self._layouts.move_to_end(place)
+            return self._layouts.get(place)
 
     def layout(self, place: Location, size: int) -> Layout:
         """How a content is cut.
@@ -85,13 +87,15 @@ class ContentReader:
         if known is not None:
             return known
         table, first = self._read_table(place, size), place.offset + place.header
-        layout = Layout(table.frame_size, list(itertools.accumulate(table.frames, initial=first)))
+        layout = Layout(table.frame_size, array("q", itertools.accumulate(table.frames, initial=first)))
         if layout.starts[-1] != first + place.stored:
             raise ContentDamagedError(f"{_name(place)}: the frame table does not fit the record")
-        with self._lock:
-            self._layouts[place.segment, place.offset] = layout
-            while len(self._layouts) > KNOWN_LAYOUTS:
-                self._layouts.popitem(last=False)
+        with self._layouts_lock:
+            if place not in self._layouts:
+                self._layouts[place] = layout
+                self._known_frames += len(layout.starts)
+            while self._known_frames > KNOWN_FRAMES and len(self._layouts) > 1:
+                self._known_frames -= len(self._layouts.popitem(last=False)[1].starts)
         return layout
 
     def _read_table(self, place: Location, size: int) -> frames.FrameTable:
@@ -119,11 +123,11 @@ class ContentReader:
         return data
 
     def at_once(self, place: Location, size: int) -> bytes | None:
-        """The content of one frame; None where its bytes are not in the page cache, or it has several.
+        """A content of one frame; None where its bytes are not in the page cache, or there may be several.
 
         Raises as ``frame``.
         """
-        if size > frames.FRAME_BYTES:
+        if size > frames.LEAST_FRAME_BYTES:
             return None
         buffer = bytearray(place.stored)
         fd = self._file(place.segment).fd
@@ -183,9 +187,12 @@ class ContentReader:
             raise ContentDamagedError(f"{_name(place)}: the content's SHA-256 is not {sha256}")
 
     def forget(self, segment: str) -> None:
-        """Close a segment that is removed, when its last reader is done."""
+        """Close a segment that is removed, when its last reader is done; another may get its name."""
         with self._lock:
             self._files.pop(segment, None)
+        with self._layouts_lock:
+            for place in [each for each in self._layouts if each.segment == segment]:
+                self._known_frames -= len(self._layouts.pop(place).starts)
 
     def close(self) -> None:
         """Close all segments that nobody reads."""

@@ -37,8 +37,9 @@ FRAME_BYTES = 256 << 10
 
 Frames of 1 MiB take four times as long, and 1 % less space (3 % at level 19).
 """
-LARGEST_FRAME_BYTES = 1 << 20
-"""No frame holds more; that of every frame but the last where the table does not say."""
+LEAST_FRAME_BYTES, LARGEST_FRAME_BYTES = 256 << 10, 1 << 20
+"""Between these lies the size of every frame but the last, whoever wrote it; the second where the table does
+not say. So a content up to the first has one frame, and its table need not be read."""
 PIECE_BYTES = 1 << 20
 """Large contents are copied in pieces of this size."""
 HEADER_MAGIC = 0x184D2A5A
@@ -99,7 +100,9 @@ class FrameTable(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     header: str
     frames: list[int]
-    frame_size: Annotated[int, msgspec.Meta(ge=1, le=LARGEST_FRAME_BYTES)] = LARGEST_FRAME_BYTES
+    frame_size: Annotated[int, msgspec.Meta(ge=LEAST_FRAME_BYTES, le=LARGEST_FRAME_BYTES)] = (
+        LARGEST_FRAME_BYTES
+    )
 
     def fits(self, size: int) -> bool:
         """Whether a content of that size makes so many frames."""

@@ -8,14 +8,16 @@ import tracemalloc
 from typing import NamedTuple
 
 import pytest
+import trio
 from archive_parts import ROOT, capture, commit, some_bytes
 
 from archivefs.archive import Archive
 from archivefs.fs import frame_cache
-from archivefs.fs.frame_cache import FRAME_COST, ContentHandle, FrameCache
+from archivefs.fs.frame_cache import BEHIND_BYTES, FRAME_COST, LEAST_BYTES, ContentHandle, FrameCache
 from archivefs.fs.inbox import Inbox
 from archivefs.fs.inbox_items import InboxDir, InboxFile
-from archivefs.store.frames import FRAME_BYTES
+from archivefs.store import frames
+from archivefs.store.frames import FRAME_BYTES, LARGEST_FRAME_BYTES
 
 
 class Caller(NamedTuple):
@@ -109,10 +111,44 @@ async def test_memory_of_frames_is_used_again_but_never_while_anybody_has_it(arc
     assert len(set(seen)) == 2, "the others took turns in the same memory"
 
 
+@pytest.mark.parametrize("frame_bytes", [FRAME_BYTES, LARGEST_FRAME_BYTES])
+async def test_who_copies_a_large_file_takes_a_few_mebibytes(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch, frame_bytes: int
+) -> None:
+    size = 40 << 20
+    with monkeypatch.context() as before:
+        before.setattr(frames, "FRAME_BYTES", frame_bytes)
+        commit(archive, capture(bytes(size)))
+    (entry,) = archive.reader.all_after(0, 1)
+    place = archive.reader.location(entry)
+    cache = FrameCache(archive.content, 128 << 20)
+    handle = ContentHandle(cache, 1, place, size, lambda: place)
+    for at in range(0, size, 128 << 10):
+        await handle.read(at, 128 << 10)
+        assert cache.taken().bytes < BEHIND_BYTES + (2 << 20)
+
+
+async def test_readers_at_the_same_time_follow_a_content_to_its_new_place(archive: Archive) -> None:
+    size = 3 * FRAME_BYTES
+    commit(archive, *(capture(some_bytes(1, size), converter=name) for name in ("files", "ict")))
+    gone, there = (archive.reader.location(entry) for entry in archive.reader.all_after(0, 2))
+    (archive.root / "content" / gone.segment).unlink()
+    handle = ContentHandle(FrameCache(archive.content, LEAST_BYTES), 1, gone, size, lambda: there)
+    found = dict[int, bytes]()
+
+    async def read(at: int) -> None:
+        found[at] = bytes(await handle.read(at, FRAME_BYTES))
+
+    async with trio.open_nursery() as nursery:
+        for at in range(0, size, FRAME_BYTES):
+            nursery.start_soon(read, at)
+    assert b"".join(found[at] for at in sorted(found)) == some_bytes(1, size)
+
+
 async def test_who_copies_a_large_file_takes_no_frame_from_others(
     archive: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(frame_cache, "BEHIND", 1)
+    monkeypatch.setattr(frame_cache, "BEHIND_BYTES", FRAME_BYTES)
     commit(archive, *(capture(some_bytes(seed, 8 * FRAME_BYTES)) for seed in range(2)))
     cache = FrameCache(archive.content, 4 * (FRAME_BYTES + FRAME_COST))
     places = [archive.reader.location(entry) for entry in archive.reader.all_after(0, 2)]

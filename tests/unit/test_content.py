@@ -12,6 +12,7 @@ import pytest
 
 from archivefs.errors import ContentDamagedError
 from archivefs.parts import Location
+from archivefs.store import content as reading
 from archivefs.store import frames
 from archivefs.store.content import OPEN_SEGMENTS, ContentReader
 from archivefs.store.dictionaries import Dictionaries
@@ -115,6 +116,40 @@ def test_a_table_whose_frames_are_of_another_size_is_named(
     assert list(scan(path, NAME)) == []
     with pytest.raises(ContentDamagedError, match=f"content/{NAME} at 0"):
         reader.read(place, size)
+
+
+def test_what_stood_in_the_same_place_before_is_not_taken_for_what_stands_there(
+    tmp_path: Path, reader: ContentReader
+) -> None:
+    for size in (3 * MIB, 2 * MIB, 2 * MIB + 5):
+        (tmp_path / NAME).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / NAME).write_bytes(b"")
+        place = appended(tmp_path, noise(size))
+        assert reader.read(place, size) == noise(size)
+
+
+def test_a_segment_of_the_same_name_is_another_one(tmp_path: Path, reader: ContentReader) -> None:
+    line = b"value;unit\n"
+    for content in (line * 100_000 + noise(MIB), noise(MIB) + line * 100_000):
+        place = appended(tmp_path, content)
+        assert reader.read(place, len(content)) == content
+        (tmp_path / NAME).unlink()
+        reader.forget(NAME)
+        assert reader.known_layout(place, len(content)) is None
+
+
+def test_not_every_layout_is_kept(
+    tmp_path: Path, reader: ContentReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "KNOWN_FRAMES", 20)
+    places = [appended(tmp_path, noise(MIB)) for _ in range(6)]
+    for place in places:
+        reader.layout(place, MIB)
+    known = [reader.known_layout(place, MIB) is not None for place in places]
+    assert known == [False, False, True, True, True, True], "five starts each"
+    large = appended(tmp_path, noise(9 * MIB))
+    assert len(reader.layout(large, 9 * MIB).starts) == 37
+    assert [place for place in [*places, large] if reader.known_layout(place, 9 * MIB)] == [large]
 
 
 def test_a_copy_is_checked_while_it_is_written(tmp_path: Path, reader: ContentReader) -> None:

@@ -100,6 +100,19 @@ def test_a_commit_to_the_same_converter_and_day_is_seen_by_the_next_listing() ->
     assert len(page(open_before, 0, 100)) == 10, "who has begun goes on with what it began with"
 
 
+@pytest.mark.parametrize("is_kept", [False, True])
+def test_who_has_begun_is_not_told_of_what_is_purged_meanwhile(*, is_kept: bool) -> None:
+    kept, folder = Listings(answer), Folder(10)
+    if is_kept:
+        whole(kept, folder, [4])
+    listing = kept.open(folder)
+    assert page(listing, 0, 4) == [1, 2, 3, 4]
+    folder.count = 6
+    kept.changed([CHANGE._replace(before=Status.SUCCESS, after=Status.PURGED)])
+    assert page(listing, 4, 100) == [5, 6]
+    assert page(listing, 6, 100) == []
+
+
 def test_what_changes_while_it_is_read_is_not_kept() -> None:
     kept, folder = Listings(answer), Folder(10)
     listing = kept.open(folder)
