@@ -80,7 +80,8 @@ def _day(second: int, zone: ZoneInfo) -> str:
 
 def id_milliseconds(id_: str) -> int:
     """The capture time in an archive id, in Unix milliseconds."""
-    moment = datetime.strptime(id_[:15], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+    # Not strptime: it imports a module when it is first used, for which there may be no descriptor left.
+    moment = datetime.fromisoformat(id_[:15]).replace(tzinfo=UTC)
     return int(moment.timestamp()) * 1000 + int(id_[15:18])
 
 

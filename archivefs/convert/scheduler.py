@@ -253,7 +253,7 @@ class Scheduler:
                     remove(job.source)
 
     async def _record(self, finish: FinishAttempt, *, interrupted: bool) -> None:
-        """Commit the end of an attempt, again and again while the disk refuses it.
+        """Commit the end of an attempt, again and again while disk or process have no room for it.
 
         An interrupted one is not insisted on: the next open finds it running and says the same.
         """
@@ -262,7 +262,7 @@ class Scheduler:
             try:
                 await self._committer.submit(finish)
                 return
-            except ArchiveError as error:
+            except (ArchiveError, OSError, MemoryError, RuntimeError) as error:  # the last: no further thread
                 log.error("the end of a conversion of %s could not be recorded: %s", finish.id, error)
                 if interrupted:
                     return

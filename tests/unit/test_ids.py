@@ -1,5 +1,7 @@
 """Archive ids: unique, ascending and telling the capture time, whatever the clock does."""
 
+import subprocess
+import sys
 from datetime import UTC, datetime
 
 from hypothesis import given
@@ -23,6 +25,20 @@ def test_the_milliseconds_come_back_from_an_id(when_ms: int, sha256: str) -> Non
     id_, captured_ms = IdClock("").next(sha256, when_ms)
     assert captured_ms == when_ms
     assert id_milliseconds(id_) == when_ms
+
+
+IMPORTED = """
+import sys
+from archivefs.transaction import id_milliseconds
+before = set(sys.modules)
+id_milliseconds("20260213T120000007-a1b2c3")
+sys.exit(", ".join(set(sys.modules) - before) or 0)
+"""
+
+
+def test_to_read_an_id_no_module_is_imported_for_which_there_may_be_no_descriptor() -> None:
+    done = subprocess.run([sys.executable, "-c", IMPORTED], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @given(TIMES_MS, st.lists(st.tuples(LEAPS_MS, SHA256), min_size=2, max_size=50))
