@@ -12,14 +12,17 @@ A decoder skips the first and the last, so ``zstd -dc`` of a record gives exactl
 known without decompressing another.
 """
 
+import _thread
+import contextlib
 import hashlib
 import os
+import queue
 import struct
 import tempfile
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -256,6 +259,54 @@ def _pack(content: bytes | memoryview, level: int) -> bytes:
     return compressor(level).compress(content)
 
 
+class _Packers(AbstractContextManager["_Packers"]):
+    """Threads that compress frames; what none of them has begun is done by who wants it.
+
+    So nobody waits for a thread that cannot begin. ``concurrent.futures`` would: where there is no memory
+    for the first lines that a new thread runs, ``Thread.start`` never returns.
+    """
+
+    def __init__(self, level: int) -> None:
+        self._level = level
+        self._given: queue.SimpleQueue[tuple[Future[bytes], bytes | memoryview] | None] = queue.SimpleQueue()
+        self._order: deque[tuple[Future[bytes], bytes | memoryview]] = deque()
+        with contextlib.suppress(RuntimeError):  # no room for a further thread
+            for _ in range(THREADS):
+                _thread.start_new_thread(self._work, ())
+
+    @property
+    def waiting(self) -> int:
+        """Frames that were handed in and not taken out."""
+        return len(self._order)
+
+    def hand_in(self, content: bytes | memoryview) -> None:
+        """The content of the next frame."""
+        self._order.append((Future(), content))
+        self._given.put(self._order[-1])
+
+    def take_out(self) -> bytes:
+        """The frame that was handed in first."""
+        packing, content = self._order.popleft()
+        return _pack(content, self._level) if packing.cancel() else packing.result()
+
+    def _work(self) -> None:
+        while (given := self._given.get()) is not None:
+            packing, content = given
+            if packing.set_running_or_notify_cancel():
+                try:
+                    packing.set_result(_pack(content, self._level))
+                except BaseException as error:
+                    packing.set_exception(error)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for packing, _ in self._order:
+            packing.cancel()
+        for _ in range(THREADS):
+            self._given.put(None)
+
+
 def _is_packed_already(content: bytes | memoryview) -> bool:
     """Whether pieces from all over the content do not compress, as those of zip, gz, png and jpg do not."""
     step = len(content) // SAMPLE_PIECES
@@ -311,23 +362,21 @@ def encode_pieces(
     size = 0
     spool = tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=str(spool_dir))  # noqa: SIM115  owned by Encoded
 
-    def lay(packing: Future[bytes]) -> None:
-        frame = packing.result()
+    def lay(frame: bytes) -> None:
         lengths.append(len(frame))
         spool.write(frame)
 
     try:
-        with ThreadPoolExecutor(THREADS) as threads:
-            ahead: deque[Future[bytes]] = deque()
+        with _Packers(level) as packers:
             while content:
-                ahead.append(threads.submit(_pack, content, level))
+                packers.hand_in(content)
                 digest.update(content)
                 size += len(content)
                 content = next(waiting, b"")
-                if len(ahead) > 2 * THREADS:
-                    lay(ahead.popleft())
-            while ahead:
-                lay(ahead.popleft())
+                if packers.waiting > 2 * THREADS:
+                    lay(packers.take_out())
+            while packers.waiting:
+                lay(packers.take_out())
     except BaseException:
         spool.close()
         raise

@@ -187,6 +187,19 @@ def test_a_file_that_grows_or_shrinks_while_it_is_read_is_whole_frames_of_what_w
         changing.result()
 
 
+def test_where_no_thread_can_begin_the_frames_are_the_same(opened: int, tmp_path: Path) -> None:
+    content = some_content(3 * MIB + 5, compressible=True)
+    os.pwrite(opened, content, 0)
+    before = threading.stack_size(1 << 45)
+    try:
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            threading.Thread(target=print).start()
+        with encode_file(opened, 3, tmp_path) as encoded:
+            assert unpacked(encoded) == content
+    finally:
+        threading.stack_size(before)
+
+
 def test_pieces_can_be_had_more_than_once(opened: int, tmp_path: Path) -> None:
     os.pwrite(opened, some_content(9 * MIB, compressible=False), 0)
     with encode_file(opened, 1, tmp_path) as encoded:
