@@ -295,7 +295,7 @@ class _Packers(AbstractContextManager["_Packers"]):
             if packing.set_running_or_notify_cancel():
                 try:
                     packing.set_result(_pack(content, self._level))
-                except BaseException as error:
+                except Exception as error:
                     packing.set_exception(error)
 
     def __exit__(
