@@ -51,8 +51,13 @@ def config(*tables: str, **top: Any) -> str:  # noqa: ANN401  whatever archive.t
 def converter(name: str, run: str = "", **keys: Any) -> str:  # noqa: ANN401  whatever the table may hold
     """The table of a converter that settles and leaves quickly unless it says otherwise."""
     keys = {**QUICK, **({"run": run} if run else {}), "path": ["converters"], **keys}
+    return toml_table(f"converters.{name}", keys)
+
+
+def toml_table(name: str, keys: Mapping[str, object]) -> str:
+    """A table of archive.toml."""
     lines = [f"{key} = {_toml(value)}\n" for key, value in keys.items()]
-    return f"[converters.{name}]\n" + "".join(lines)
+    return f"[{name}]\n" + "".join(lines)
 
 
 def _toml(value: object) -> str:

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from mount_parts import Mounted, archivefs, converter
+from mount_parts import Mounted, archivefs, converter, toml_table
 from receiver_parts import ReportServer
 
 QUICKLY: dict[str, Any] = {"retry_delay_seconds": 0.05, "max_retry_delay_seconds": 0.2, "timeout_seconds": 5}
@@ -11,15 +11,7 @@ QUICKLY: dict[str, Any] = {"retry_delay_seconds": 0.05, "max_retry_delay_seconds
 
 def submit(name: str, **keys: Any) -> str:  # noqa: ANN401  whatever the table may hold
     """The table that says where the reports of a converter go."""
-    keys = {**QUICKLY, **keys}
-    lines = [f"{key} = {_toml(value)}\n" for key, value in keys.items()]
-    return f"[converters.{name}.submit]\n" + "".join(lines)
-
-
-def _toml(value: object) -> str:
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {_toml(each)}" for key, each in value.items()) + " }"
-    return json.dumps(value)
+    return toml_table(f"converters.{name}.submit", {**QUICKLY, **keys})
 
 
 def sending(name: str, server: ReportServer | str, run: str = "python:good:Good", **keys: Any) -> str:  # noqa: ANN401
