@@ -4,8 +4,9 @@ import contextlib
 import errno
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from itertools import count
 
 import pytest
 from disks import Disk
@@ -19,6 +20,10 @@ from archivefs.rebuilding import CATALOG
 FREE_KB = (0, 4, 8, 16, 28, 44, 64, 100, 160, 300)
 CONTENT = bytes(range(256)) * 40
 SPACE = (errno.ENOSPC,)
+
+Squeeze = Callable[[], object]
+"""Takes a little more away. Saving alone need not: an inode comes back as soon as its file is archived."""
+Full = AbstractContextManager[Squeeze | None]
 
 
 def attempt(station: Station, ledger: Ledger, name: str, content: bytes, folder: str = "files") -> int:
@@ -42,17 +47,20 @@ def still_serves(station: Station, ledger: Ledger) -> None:
     assert ledger.size > 0
 
 
-def fill_up(station: Station, ledger: Ledger, label: str, expected: tuple[int, ...]) -> int:
+def fill_up(station: Station, ledger: Ledger, label: str, expected: tuple[int, ...],
+            squeeze: Squeeze | None = None) -> int:  # fmt: skip
     """Save files of several sizes until none fits any more; returns how many were acknowledged."""
     saved = 0
-    for count in range(400):
-        content = f"{label} {count}\n".encode() + os.urandom((100, 3000, 20_000, 70_000)[count % 4])
-        number = attempt(station, ledger, f"{label}-{count}.csv", content, ("files", "other")[count % 2])
-        if number == 0:
+    for turn in range(400):
+        content = f"{label} {turn}\n".encode() + os.urandom((100, 3000, 20_000, 70_000)[turn % 4])
+        refused = attempt(station, ledger, f"{label}-{turn}.csv", content, ("files", "other")[turn % 2])
+        if refused == 0:
             saved += 1
+            if squeeze:
+                squeeze()
             continue
-        assert number in expected, f"errno {errno.errorcode.get(number)} after {saved} files"
-        if count % 4 == 0:
+        assert refused in expected, f"errno {errno.errorcode.get(refused)} after {saved} files"
+        if turn % 4 == 0:
             break
     else:
         pytest.fail("the disk never became full")
@@ -79,16 +87,22 @@ def ballast(disk: Disk, free_kb: int) -> Iterator[None]:
 
 
 @contextmanager
-def few_inodes(disk: Disk, free: int) -> Iterator[None]:
-    """Empty files that leave so few inodes."""
+def few_inodes(disk: Disk, free: int) -> Iterator[Squeeze]:
+    """Empty files that leave so few inodes, and one less each time it is asked to."""
     folder = disk.path / "many"
     folder.mkdir()
-    for number in range(os.statvfs(disk.path).f_ffree - free):
-        try:
-            (folder / str(number)).touch()
-        except OSError:
+    numbers = count()
+
+    def take() -> bool:
+        with contextlib.suppress(OSError):
+            (folder / str(next(numbers))).touch()
+            return True
+        return False
+
+    for _ in range(os.statvfs(disk.path).f_ffree - free):
+        if not take():
             break
-    yield
+    yield take
     run("rm", "-r", folder)
 
 
@@ -108,13 +122,13 @@ def finish(station: Station, ledger: Ledger, family: str, rounds: int, deaths: i
     say(family, rounds=rounds, acknowledged=ledger.size, lost=0, mount_deaths=deaths)
 
 
-def fill_again_and_again(station: Station, family: str, filled: list[AbstractContextManager[None]],
+def fill_again_and_again(station: Station, family: str, filled: Sequence[Full],
                          expected: tuple[int, ...] = SPACE) -> None:  # fmt: skip
     """Let the disk become full in each of these ways, with room in between."""
     ledger = begin(station)
     for number, full in enumerate(filled):
-        with full:
-            fill_up(station, ledger, f"{family.replace(' ', '-')}-{number}", expected)
+        with full as squeeze:
+            fill_up(station, ledger, f"{family.replace(' ', '-')}-{number}", expected, squeeze)
             still_serves(station, ledger)
         assert attempt(station, ledger, f"between-{number}.csv", os.urandom(5000)) == 0
         still_serves(station, ledger)
