@@ -259,17 +259,26 @@ _CHOICES = {"arguments": ("current", "original"), "on_error": ("skip", "abort"),
             **dict.fromkeys(_YES_NO, ("yes", "no"))}  # fmt: skip
 
 
+def _settings(words: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """The arguments that set.NAME=VALUE gives, and the words that remain."""
+    settings, others = dict[str, Any](), list[str]()
+    for word in words:
+        if not word.startswith("set."):
+            others.append(word)
+            continue
+        name, separator, value = word.removeprefix("set.").partition("=")
+        if not name or not separator:
+            raise ControlError(
+                f'"{names.safe(word)}": an argument is written set.NAME=VALUE, such as set.limit=5.5'
+            )
+        settings[name] = _value(value)
+    return settings, others
+
+
 def replay_request(archive: Archive, words: list[str]) -> tuple[dict[str, Any], bool]:
     """What a replay is asked for in the words of a command, checked; and whether only to tell it."""
     given, others = options(words, *_CHOICES, "code", "rate", "priority")
-    settings, query = dict[str, Any](), list[str]()
-    for word in others:
-        key, separator, value = word.partition("=")
-        if key.startswith("set.") and separator:
-            name = key.removeprefix("set.")
-            settings[name] = _value(value)
-        else:
-            query.append(word)
+    settings, query = _settings(others)
     if not query:
         raise ControlError("reprocess: which entries? such as converter=ict-csv status=failed")
     parse(query, archive.zone)

@@ -24,8 +24,9 @@ from archivefs.events import Verified
 from archivefs.operations import Note
 from archivefs.parts import Actor
 from archivefs.rebuilding import CATALOG
-from archivefs.store.chain import line_hash
+from archivefs.store.chain import line_hash, walk
 from archivefs.store.journal import CHECKPOINT
+from archivefs.verify import audit as auditing
 
 FIRST, MIDDLE, LAST = 0, 1, 2
 """The days of the sample; the first two are sealed."""
@@ -235,11 +236,25 @@ def test_lines_that_were_swapped_or_repeated_are_named(tmp_path: Path) -> None:
 def test_a_day_that_does_not_decompress_is_named_with_what_is_lost(tmp_path: Path) -> None:
     root = sample(tmp_path / "archive")
     _, last = seqs(root, MIDDLE)
-    file = day_file(root, MIDDLE)
-    flip(file, file.stat().st_size // 2)
+    flip(day_file(root, MIDDLE), 0)
     _, findings = audit(root)
     assert any("does not decompress" in each["what"] for each in findings)
     assert any(f" {last} " in each["what"] and "gone" in each["what"] for each in findings)
+
+
+def test_wherever_a_bit_of_a_sealed_day_flips_no_line_is_lost_unsaid(tmp_path: Path) -> None:
+    """Bits behind the last line, as those of the checksum, cost no line."""
+    root = sample(tmp_path / "archive")
+    file = day_file(root, MIDDLE)
+    content, lines = file.read_bytes(), [link.sha256 for link in walk([file])]
+    lost = 0
+    for offset in range(0, len(content), 31):
+        file.write_bytes(content)
+        flip(file, offset)
+        if [link.sha256 for link in walk([file]) if link.event] != lines:
+            lost += 1
+            assert any(each.check == "journal-chain" for each in auditing.audit(root).findings), offset
+    assert lost > len(content) / 31 * 0.9
 
 
 def forge(root: Path, change: Callable[[list[bytes]], None]) -> None:
