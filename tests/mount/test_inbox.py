@@ -71,7 +71,7 @@ def test_the_same_content_under_the_same_name_in_one_second_is_two_directories(s
 
 
 def test_a_second_save_before_the_conversion_replaces_the_first(mounted: Make) -> None:
-    station = mounted(config(converter("csv", "function:good:count", settle_seconds=1)))
+    station = mounted(config(converter("csv", "function:good:count", settle_seconds=3)))
     station.drop("csv", "unit.csv", b"first")
     station.drop("csv", "unit.csv", b"second one")
     row = station.wait_for_status("unit.csv", "success")
@@ -81,7 +81,8 @@ def test_a_second_save_before_the_conversion_replaces_the_first(mounted: Make) -
     assert station.facts(first)["superseded_by"] == second.id
 
 
-def test_a_conversion_waits_while_a_program_goes_on_writing(station: Mounted) -> None:
+def test_a_conversion_waits_while_a_program_goes_on_writing(mounted: Make) -> None:
+    station = mounted(config(converter("csv", "function:good:count", settle_seconds=2)))
     with open(station.drop("csv", "slow.csv", b"half"), "ab", buffering=0) as file:  # noqa: PTH123
         file.write(b" of it")
         station.drop("csv", "later.csv")

@@ -85,7 +85,7 @@ def test_what_fits_nothing_is_kept_and_shown(station: Mounted) -> None:
 
 
 def test_the_newest_save_is_asked_about_and_the_others_are_superseded(mounted: Make) -> None:
-    station = mounted(config(sure("one"), converter("unrouted", settle_seconds=0.6)))
+    station = mounted(config(sure("one"), converter("unrouted", settle_seconds=2)))
     for number in range(3):
         save(station, "unit.txt", f"one=0.{number + 5}")
     row = ended(station, "unit.txt", "success", "one")
@@ -109,7 +109,7 @@ def test_a_converter_that_raises_or_does_not_load_is_none_for_it(mounted: Make) 
 
 
 def test_a_stop_before_anybody_was_asked_forgets_nothing(mounted: Make) -> None:
-    station = mounted(config(sure("one"), converter("unrouted", settle_seconds=1.5, post_action="keep")))
+    station = mounted(config(sure("one"), converter("unrouted", settle_seconds=5, post_action="keep")))
     save(station, "unit.txt", "one=0.9")
     save(station, "notes.txt", "x")
     station.kill()
@@ -158,7 +158,7 @@ def test_from_the_folder_of_a_converter_it_is_another_disk(station: Mounted) -> 
 
 
 def test_listings_that_were_kept_follow_an_entry_to_its_converter(mounted: Make) -> None:
-    station = mounted(config(sure("one"), converter("unrouted", settle_seconds=1)))
+    station = mounted(config(sure("one"), converter("unrouted", settle_seconds=4)))
     save(station, "unit.txt", "one=0.9")
     row = station.only("unit.txt")
     folder = station.point / "by-converter/unrouted" / row.day_text / "pending"
