@@ -137,24 +137,19 @@ def repack(archive: Archive, group: Group, commit: Commit, progress: Progress = 
 
 
 def _dictionary(archive: Archive, group: Group, commit: Commit) -> Dictionary | None:
-    """The dictionary that serves the group best, or a new one where that saves more than it takes."""
+    """The dictionary that serves the group best, or a new one where that saves what it takes.
+
+    It is never the one in use for what comes: that is made for the level at which captures are compressed.
+    """
     given = dictionaries.samples(archive, group.converter, group.content, (group.day, group.day))
     best = dictionaries.best(archive, group.converter, group.content, given, LEVEL)
     if len(given) < FEW:
         return best
     trained = dictionaries.train(group.converter, group.content, given, best, LEVEL)
-    if trained is None or trained.saves_bytes * group.records < 2 * len(trained.data):
+    if trained is None or trained.saves_bytes * group.records < len(trained.data):
         return best
-    day = "" if _is_newest(archive, group) else day_text(group.day)
-    number = commit(trained.operation(day))
+    number = commit(trained.operation(day_text(group.day)))
     return archive.content.dictionaries.by_number(number)
-
-
-def _is_newest(archive: Archive, group: Group) -> bool:
-    """Whether what comes now is likely to be like this day: it is the converter's last that is finished."""
-    number, today = archive.reader.converter_id(group.converter) or 0, archive.today()
-    days = archive.reader.groups("day", {"converter_id": (number, number), "day": (0, today - 1)})
-    return group.day >= max(days, default=0)
 
 
 # -- the new segment ---------------------------------------------------------------------------------------

@@ -42,6 +42,7 @@ from archivefs.parts import Location
 from archivefs.query import parse
 from archivefs.rebuilding import rebuild
 from archivefs.store import frames
+from archivefs.store.segment import scan
 from archivefs.verify.findings import Severity
 from archivefs.verify.verify import Scope, verify_folder
 
@@ -95,6 +96,10 @@ def segments(root: Path, day: str = "2026/02/13") -> set[str]:
     return {file.name for file in (root / "content" / day).iterdir()}
 
 
+def first_header(file: Path) -> frames.RecordHeader:
+    return next(scan(file, file.name)).header
+
+
 def is_sound(root: Path) -> None:
     """Nothing is found by a full verification, and the catalog is what the journal says."""
     found = verify_folder(root, Scope())
@@ -130,6 +135,22 @@ def test_a_dictionary_that_came_later_serves_the_days_before(days: Path, clock: 
         assert sources(archive) == before
         (row,) = archive.reader.dictionaries()
         assert row.name == made.name
+    is_sound(days)
+
+
+def test_a_dictionary_of_a_repack_serves_other_days_but_not_what_is_captured(
+    days: Path, clock: Clock
+) -> None:
+    with Archive(days, clock=clock) as archive:
+        repacked(archive, "converter=ict")
+        (row,) = archive.reader.dictionaries()
+        assert (row.converter, row.content, row.day) == ("ict", "sources", "2026-02-13")
+        captured(archive, measured(5000), b"later.csv", "ict")
+        assert first_header(days / "content/2026/02/14/ict.sources.zst").dictionary == ""
+        assert first_header(days / "content/2026/02/13/ict.sources.2.zst").dictionary == row.name
+        repacked(archive, "converter=ict", everything=True)
+        assert first_header(days / "content/2026/02/14/ict.sources.2.zst").dictionary == row.name
+        assert archive.reader.dictionaries() == [row]
     is_sound(days)
 
 
