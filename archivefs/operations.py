@@ -102,10 +102,10 @@ class Capture(Operation[Receipt]):
         assert isinstance(content, Encoded)
         id_, captured_ms = txn.new_id(content.sha256)
         header = RecordHeader(
-            kind="source", id=id_, converter=self.converter,
+            id=id_, converter=self.converter,
             name=names.text(self.name), name_hex=names.hex_if_needed(self.name),
             folder=names.text(self.folder), folder_hex=names.hex_if_needed(self.folder),
-            size=content.size, stored=content.stored, sha256=content.sha256, captured_ms=captured_ms,
+            size=content.size, stored=content.stored, sha256=content.sha256,
             mtime_ns=self.mtime_ns, mode=self.mode, uid=self.uid, gid=self.gid, xattrs=self.xattrs,
             quarantine=self.quarantine, imported=self.imported, members=list(self.members),
         )  # fmt: skip
@@ -129,22 +129,23 @@ def captured_event(
     actor: Actor | None = None,
 ) -> Captured:
     """The event for a source record; its status follows from the header and the converter's configuration."""
+    captured_ms = id_milliseconds(header.id)
     if header.quarantine:
         status, reason, due_ms = Status.QUARANTINED, header.quarantine, 0
     elif header.imported:
         status, reason, due_ms = Status.ARCHIVED, IMPORT_REASON, 0
     else:
         name = names.original(header.name, header.name_hex)
-        when_ms = min(header.captured_ms, txn.now_ms)
+        when_ms = min(captured_ms, txn.now_ms)
         status, reason, due_ms = first_status(
             txn.config, header.converter, name, when_ms,
             is_folder=bool(header.members), is_part=bool(header.folder),
         )  # fmt: skip
     return Captured(
-        id=header.id, converter=header.converter, day=txn.day(header.captured_ms),
+        id=header.id, converter=header.converter, day=txn.day(captured_ms),
         name=header.name, name_hex=header.name_hex, folder=header.folder, folder_hex=header.folder_hex,
         size=header.size, sha256=header.sha256, mtime_ns=header.mtime_ns, mode=header.mode,
-        uid=header.uid, gid=header.gid, xattrs=header.xattrs, captured_ms=header.captured_ms,
+        uid=header.uid, gid=header.gid, xattrs=header.xattrs, captured_ms=captured_ms,
         members=header.members,
         status=status, reason=reason,
         due_ms=due_ms, supersedes=list(supersedes), location=place, actor=actor,

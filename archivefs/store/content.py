@@ -103,7 +103,7 @@ class ContentReader:
         data = os.pread(self._file(place.segment).fd, place.offset + place.length - at, at)
         prefix = frames.SKIPPABLE.size
         try:
-            table = frames.parse_table(data[prefix:])
+            table = frames.parse_table(data[prefix:], place.stored)
         except ContentDamagedError as error:
             raise ContentDamagedError(f"{_name(place)}: {error}") from None
         if not table.fits(size):

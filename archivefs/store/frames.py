@@ -7,9 +7,9 @@ A record is three things one after the other, all valid Zstandard (RFC 8878)::
     5b 2a 4d 18 | length u32 | table JSON           skippable frame, magic 0x184D2A5B: the commit mark
 
 A decoder skips the first and the last, so ``zstd -dc`` of a record gives exactly its content. The table has
-``header``, the first 16 hex digits of the SHA-256 of the header JSON; ``frames``, their compressed sizes; and
-``frame_size``: every frame but the last holds exactly so many bytes, so the one that has a given byte is
-known without decompressing another.
+``header``, the first 16 hex digits of the SHA-256 of the header JSON; and where there are several frames,
+``frames``, their compressed sizes, and ``frame_size``: every frame but the last holds exactly so many bytes,
+so the one that has a given byte is known without decompressing another.
 """
 
 import _thread
@@ -70,12 +70,13 @@ _local = threading.local()
 class RecordHeader(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the header frame says: enough to make the entry again from the segment alone.
 
+    The time of the capture stands in ``id``.
     ``stored`` is the length of the content frames, so the frame table is found without reading them.
     ``dictionary`` is the one that frames of this segment may need; all records of a segment name the same.
     """
 
     v: int = 1
-    kind: str
+    kind: str = "source"
     id: str
     name: str
     size: int
@@ -85,7 +86,6 @@ class RecordHeader(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     converter: str = ""
     folder: str = ""
     folder_hex: str = ""
-    captured_ms: int = 0
     mtime_ns: int = 0
     mode: int = 0
     uid: int = 0
@@ -99,10 +99,10 @@ class RecordHeader(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class FrameTable(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the frame table says; see the module's first lines. One frame alone needs no ``frame_size``."""
+    """What the frame table says; see the module's first lines."""
 
     header: str
-    frames: list[int]
+    frames: list[int] = []
     frame_size: Annotated[int, msgspec.Meta(ge=LEAST_FRAME_BYTES, le=LARGEST_FRAME_BYTES)] = (
         LARGEST_FRAME_BYTES
     )
@@ -401,9 +401,10 @@ def parse_header(payload: bytes) -> RecordHeader:
     return _parse(payload, RecordHeader, "record header")
 
 
-def parse_table(payload: bytes) -> FrameTable:
-    """The frame table of a record. Raises ``ContentDamagedError``."""
-    return _parse(payload, FrameTable, "frame table")
+def parse_table(payload: bytes, stored: int) -> FrameTable:
+    """The frame table of a record with ``stored`` bytes of frames. Raises ``ContentDamagedError``."""
+    table = _parse(payload, FrameTable, "frame table")
+    return msgspec.structs.replace(table, frames=[stored]) if stored and not table.frames else table
 
 
 def _parse(payload: bytes, kind: type[_P], what: str) -> _P:
@@ -426,6 +427,10 @@ def header_frame(header: RecordHeader) -> tuple[bytes, str]:
 
 def table_frame(check: str, frames: list[int]) -> bytes:
     """The frame table as a skippable frame."""
-    frame_size = FRAME_BYTES if len(frames) > 1 else LARGEST_FRAME_BYTES
-    table = FrameTable(header=check, frames=frames, frame_size=frame_size)
+    several = len(frames) > 1
+    table = (
+        FrameTable(header=check, frames=frames, frame_size=FRAME_BYTES)
+        if several
+        else FrameTable(header=check)
+    )
     return skippable(TABLE_MAGIC, msgspec.json.encode(table))

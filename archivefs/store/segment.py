@@ -207,7 +207,7 @@ def _scan_one(fd: int, name: str, at: int, size: int) -> ScannedRecord | None:
     if closing is None:
         return None
     try:
-        table = frames.parse_table(closing)
+        table = frames.parse_table(closing, header.stored)
     except ContentDamagedError:
         return None
     if table.header != frames.header_check(payload) or sum(table.frames) != header.stored:

@@ -42,6 +42,7 @@ from archivefs.store.durable import fresh_dir, make_dirs, sync_dir
 from archivefs.store.journal import Journal
 from archivefs.store.recovery import base_of, segment_names
 from archivefs.store.segment import Gap, ScannedRecord, scan_damaged
+from archivefs.transaction import id_milliseconds
 
 log = logging.getLogger(__name__)
 
@@ -242,7 +243,8 @@ def _events(found: Found, zone: ZoneInfo, settings: config.Config) -> Iterator[E
     converter = settings.converters.get(header.converter)
     is_part = converter is not None and converter.kind == "folder" and not header.members
     archived = header.imported or is_part or (converter is not None and not converter.run)
-    when = datetime.fromtimestamp(header.captured_ms / 1000, UTC).astimezone(zone)
+    captured_ms = id_milliseconds(header.id)
+    when = datetime.fromtimestamp(captured_ms / 1000, UTC).astimezone(zone)
     first = Status.PENDING if found.stored else Status.ARCHIVED if archived else Status.QUARANTINED
     why = IMPORT_REASON if header.imported else PART_REASON if is_part else ""
     reason = why if first is Status.ARCHIVED else UNKNOWN
@@ -250,7 +252,7 @@ def _events(found: Found, zone: ZoneInfo, settings: config.Config) -> Iterator[E
         id=header.id, converter=header.converter, day=when.date().isoformat(), name=header.name,
         name_hex=header.name_hex, folder=header.folder, folder_hex=header.folder_hex, size=header.size,
         sha256=header.sha256, mtime_ns=header.mtime_ns, mode=header.mode, uid=header.uid, gid=header.gid,
-        xattrs=header.xattrs, captured_ms=header.captured_ms, members=header.members, status=first,
+        xattrs=header.xattrs, captured_ms=captured_ms, members=header.members, status=first,
         reason=reason, location=place,
     )  # fmt: skip
     if header.converter == UNROUTED and found.stored:
@@ -265,7 +267,7 @@ def _events(found: Found, zone: ZoneInfo, settings: config.Config) -> Iterator[E
         status = Status.PENDING if not last else Status.SUCCESS if has_report else Status.QUARANTINED
         yield AttemptStarted(id=header.id, attempt=attempt, cause="unknown")
         yield AttemptFinished(
-            id=header.id, attempt=attempt, outcome=outcome, status=status, started_ms=header.captured_ms,
+            id=header.id, attempt=attempt, outcome=outcome, status=status, started_ms=captured_ms,
             duration_ms=0, error="" if reports else UNKNOWN,
             log=next((_content(each) for each in records if each.header.kind == "log"), None),
             reports=[_content(each) for each in reports],

@@ -316,7 +316,7 @@ def test_a_frame_of_another_size_is_damaged(unpack: Unpack) -> None:
 def test_a_header_comes_back_from_its_frame() -> None:
     header = RecordHeader(
         kind="source", id="20260213T120000000-a1b2c3", name="å\n\ufffd", name_hex="ff", size=1, stored=2,
-        sha256="f" * 64, converter="ict", folder="a/b", captured_ms=5, mtime_ns=-7, mode=0o4755, uid=1, gid=2,
+        sha256="f" * 64, converter="ict", folder="a/b", mtime_ns=-7, mode=0o4755, uid=1, gid=2,
     )  # fmt: skip
     frame, check = frames.header_frame(header)
     payload = frame[frames.SKIPPABLE.size :]
@@ -330,4 +330,4 @@ def test_what_is_no_header_or_table_is_damaged(payload: bytes) -> None:
     with pytest.raises(ContentDamagedError, match="a record header is not readable"):
         frames.parse_header(payload)
     with pytest.raises(ContentDamagedError, match="a frame table is not readable"):
-        frames.parse_table(payload)
+        frames.parse_table(payload, 0)

@@ -3,6 +3,7 @@
 import subprocess
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from archivefs.parts import Location
@@ -61,6 +62,22 @@ def test_scan_finds_every_record_where_it_was_written(tmp_path: Path) -> None:
     assert [record.header.size for record in records] == [len(content) for content in CONTENTS]
     assert [len(record.table.frames) for record in records] == [1, 0, 9, 1]
     assert [sum(record.table.frames) for record in records] == [place.stored for place in places]
+
+
+def test_what_goes_without_saying_may_be_said(tmp_path: Path) -> None:
+    """A header with its kind and the time of the capture, and the length of a single frame."""
+    place = written(tmp_path, [b"first"])[0]
+    (record,) = found(tmp_path)
+    file = tmp_path / NAME
+    told = {"kind": "source", "captured_ms": 5, **msgspec.to_builtins(record.header)}
+    payload = msgspec.json.encode(told)
+    table = {"header": frames.header_check(payload), "frames": [place.stored]}
+    content = file.read_bytes()[place.header : place.header + place.stored]
+    head = frames.skippable(frames.HEADER_MAGIC, payload)
+    file.write_bytes(head + content + frames.skippable(frames.TABLE_MAGIC, msgspec.json.encode(table)))
+    (same,) = found(tmp_path)
+    assert (same.header, same.table.frames) == (record.header, record.table.frames)
+    assert same.location.length == file.stat().st_size > place.length
 
 
 def test_scan_can_begin_behind_known_records(tmp_path: Path) -> None:
