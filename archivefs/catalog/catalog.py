@@ -42,7 +42,7 @@ from archivefs.parts import Content, Location
 from archivefs.routing import UNROUTED
 from archivefs.states import STATUSES, Cause, Status
 
-SCHEMA_VERSION = 13
+SCHEMA_VERSION = 14
 SHORT_NAME = 200
 """A name up to this length is not shortened in that of its directory, nor is another one shortened to it."""
 GIVEN_BACK = 500
@@ -253,14 +253,14 @@ class Catalog:
             twin = self._twin(event.captured_ms, event.sha256[:6], name, converter_id, day)
         row = (
             event.id, converter_id, day, _NUMBER[event.status], name,
-            names.original(event.folder, event.folder_hex), flat_name,
-            twin, event.sha256[:6], event.sha256, event.size,
+            names.original(event.folder, event.folder_hex), twin, event.size,
             event.mtime_ns, event.mode, event.uid, event.gid, event.captured_ms, event.reason,
             msgspec.json.encode(event.xattrs).decode(), "",
             event.due_ms, 0, event.seq, self._segment_id(place), place.offset, place.header,
-            place.stored, place.length, -1.0, len(event.members), 0,
+            place.stored, place.length, -1.0, len(event.members), 0, naming.kept(name, flat_name),
         )  # fmt: skip
-        self.db.execute(f"INSERT INTO entries VALUES (NULL{', ?' * len(row)})", row)
+        sql = f"INSERT INTO entries VALUES (NULL{', ?' * len(row)}, unhex(?))"
+        self.db.execute(sql, (*row, event.sha256))
         n = self.db.last_insert_rowid()
         self.db.executemany(
             "INSERT INTO members VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -307,10 +307,10 @@ class Catalog:
         if converter_id == left:
             return self._decided(event.id, event.status, event.reason, event.due_ms, event.seq)
         self.db.execute(
-            "UPDATE entries SET converter_id = ?, flat_name = ?, twin = ?, status = ?, reason = ?,"
+            "UPDATE entries SET converter_id = ?, flat = ?, twin = ?, status = ?, reason = ?,"
             " due_ms = ?, confidence = ?, changed_seq = ? WHERE n = ?",
             (
-                converter_id, naming.flat_name(self.db, name, converter_id, day),
+                converter_id, naming.kept(name, naming.flat_name(self.db, name, converter_id, day)),
                 self._twin(captured_ms, digits, name, converter_id, day), _NUMBER[event.status],
                 event.reason, event.due_ms, event.confidence, event.seq, n,
             ),
@@ -456,8 +456,8 @@ class Catalog:
         if place is not None:
             where = (self._segment_id(place), place.offset, place.header, place.stored, place.length)
         self.db.execute(
-            f"INSERT INTO contents VALUES (?, ?, ?, ?, ?, ?{', ?' * len(where)})",
-            (n, attempt, ordinal, content.name, content.size, content.sha256, *where),
+            f"INSERT INTO contents VALUES (?, ?, ?, ?, ?{', ?' * len(where)}, unhex(?))",
+            (n, attempt, ordinal, content.name, content.size, *where, content.sha256),
         )
 
     # -- names with numbers ----------------------------------------------------------------------------

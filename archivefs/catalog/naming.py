@@ -18,6 +18,11 @@ def flat_name(db: apsw.Connection, name: bytes, converter_id: int, day: int) -> 
     return names.first_free(name, taken)
 
 
+def kept(name: bytes, flat_name: bytes) -> bytes:
+    """What the column ``flat`` holds of it: nothing where both are the same."""
+    return b"" if flat_name == name else flat_name
+
+
 def twin(
     db: apsw.Connection,
     zone: ZoneInfo,

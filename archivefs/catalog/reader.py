@@ -299,7 +299,7 @@ class Reader(SegmentReader):
         rows = self.db.execute("SELECT * FROM contents WHERE n = ? ORDER BY attempt, ordinal", (n,))
         return [
             Stored(n, attempt, ordinal, name, size, sha256, self._location(*place))
-            for n, attempt, ordinal, name, size, sha256, *place in rows
+            for n, attempt, ordinal, name, size, sha256, *place, _ in rows
         ]
 
     def location(self, entry: Entry | Source) -> Location:

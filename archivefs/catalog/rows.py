@@ -47,6 +47,8 @@ class Entry(NamedTuple):
     confidence: float
     members: int
     reports: int
+    flat: bytes
+    digest: bytes
 
     @property
     def status(self) -> Status:

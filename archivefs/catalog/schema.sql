@@ -57,10 +57,10 @@ CREATE TABLE entries (
     status       INTEGER NOT NULL,    -- position in states.STATUSES
     name         BLOB NOT NULL,       -- original name, exact bytes
     folder       BLOB NOT NULL,       -- sub-directory of the inbox it was saved in, '' for none
-    flat_name    BLOB NOT NULL,       -- unique name within (converter, day), for sources/
+    flat_name    BLOB AS (iif(flat = x'', name, flat)), -- unique name within (converter, day), for sources/
     twin         INTEGER NOT NULL,    -- 1; 2, 3, ... for entries whose directory name would equal an earlier one's
-    hex          TEXT NOT NULL,       -- first six hex digits of sha256
-    sha256       TEXT NOT NULL,       -- of the source
+    hex          TEXT AS (lower(hex(substr(digest, 1, 3)))), -- first six hex digits of sha256
+    sha256       TEXT AS (lower(hex(digest))), -- of the source
     size         INTEGER NOT NULL,    -- of the source
     mtime_ns     INTEGER NOT NULL,    -- of the source, as its writer left it
     mode         INTEGER NOT NULL,    -- permission bits in the inbox
@@ -81,7 +81,9 @@ CREATE TABLE entries (
     confidence   REAL NOT NULL,       -- of the converter that it was given after its capture, from 0 to 1; -1: none was.
                                       --   The record of such a source may lie in a segment of `unrouted`
     members      INTEGER NOT NULL,    -- how many files and folders are in a source that is a folder; 0: it is a file
-    reports      INTEGER NOT NULL     -- how many reports its attempts made, all together
+    reports      INTEGER NOT NULL,    -- how many reports its attempts made, all together
+    flat         BLOB NOT NULL,       -- flat_name where it is not name, '' else
+    digest       BLOB NOT NULL        -- sha256, 32 bytes
 ) STRICT;
 
 CREATE TABLE members (              -- what is in sources that are folders
@@ -155,12 +157,13 @@ CREATE TABLE contents (             -- what attempts stored
     ordinal    INTEGER NOT NULL,    -- 0: the log; 1, 2, ...: the reports
     name       TEXT NOT NULL,       -- as under attempts/N/
     size       INTEGER NOT NULL,
-    sha256     TEXT NOT NULL,
+    sha256     TEXT AS (lower(hex(digest))),
     segment_id INTEGER NOT NULL,    -- 0: not kept, with the four that follow
     offset     INTEGER NOT NULL,
     header     INTEGER NOT NULL,
     stored     INTEGER NOT NULL,
     length     INTEGER NOT NULL,
+    digest     BLOB NOT NULL,       -- sha256, 32 bytes
     PRIMARY KEY (n, attempt, ordinal)
 ) STRICT, WITHOUT ROWID;
 

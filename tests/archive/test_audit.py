@@ -419,7 +419,7 @@ def test_a_selection_takes_a_bit_for_each_entry(root: Path, clock: Clock) -> Non
         rows = 100_000
         db = archive._catalog.db
         names = [row[1] for row in db.execute("PRAGMA table_info(entries)")]
-        other = {"n": "NULL", "id": "printf('20260213T%09d-abcdef', 200000000 + i)", "flat_name": "'n' || i"}
+        other = {"n": "NULL", "id": "printf('20260213T%09d-abcdef', 200000000 + i)", "flat": "'n' || i"}
         columns = ", ".join(other.get(name, name) for name in names).replace(
             "'n' || i", "CAST('n' || i AS BLOB)"
         )

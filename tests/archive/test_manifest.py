@@ -220,7 +220,7 @@ def many(root: Path, clock: Clock, rows: int) -> None:
         names = [row[1] for row in db.execute("PRAGMA table_info(entries)")]
         other = {
             "n": "NULL", "id": "printf('20260213T%09d-abcdef', 200000000 + i)",
-            "flat_name": "CAST('n' || i AS BLOB)",
+            "flat": "CAST('n' || i AS BLOB)",
         }  # fmt: skip
         columns = ", ".join(other.get(name, name) for name in names)
         db.execute(

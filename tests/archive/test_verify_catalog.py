@@ -53,10 +53,13 @@ ROWS: dict[str, Damage] = {
     "segments, a row too much": rows("INSERT INTO segments VALUES (99, '2026/02/14/x.sources.zst', 0, 0, 0)"),
     "entries, a wrong status": rows("UPDATE entries SET status = 3 WHERE n = 1"),
     "entries, a wrong name": rows("UPDATE entries SET name = x'ff' WHERE n = 2"),
+    "entries, a wrong name in sources/": rows("UPDATE entries SET flat = x'ff' WHERE n = 2"),
     "entries, a wrong time": rows("UPDATE entries SET captured_ms = captured_ms + 1 WHERE n = 3"),
     "entries, a wrong day": rows("UPDATE entries SET day = 20600 WHERE n = 4"),
     "entries, a wrong size": rows("UPDATE entries SET size = size + 1 WHERE n = 5"),
-    "entries, a wrong SHA-256": rows("UPDATE entries SET sha256 = replace(sha256, '1', '2') WHERE n = 6"),
+    "entries, a wrong SHA-256": rows(
+        "UPDATE entries SET digest = unhex(replace(sha256, '1', '2')) WHERE n = 6"
+    ),
     "entries, a wrong offset": rows("UPDATE entries SET offset = offset + 1 WHERE n = 2"),
     "entries, overlapping records": rows("UPDATE entries SET offset = offset - 10 WHERE n = 2"),
     "entries, an offset behind the end": rows("UPDATE entries SET offset = 99999999 WHERE n = 2"),
@@ -69,9 +72,9 @@ ROWS: dict[str, Damage] = {
     "entries, a missing row": rows("DELETE FROM entries WHERE n = 2"),
     "entries, a row too much": rows(
         "INSERT INTO entries SELECT NULL, '20260213T120000999-abcdef', converter_id, day, status, name,"
-        " folder, x'7a7a', twin, hex, sha256, size, mtime_ns, mode, uid, gid, captured_ms, reason,"
+        " folder, twin, size, mtime_ns, mode, uid, gid, captured_ms, reason,"
         " xattrs, superseded_by, due_ms, attempts, changed_seq, segment_id, offset, header, stored, length,"
-        " confidence, members, reports"
+        " confidence, members, reports, x'7a7a', digest"
         " FROM entries WHERE n = 1"
     ),
     "entries, all rows gone": rows("DELETE FROM entries"),
@@ -89,10 +92,10 @@ ROWS: dict[str, Damage] = {
         "INSERT INTO error_trigrams (rowid, folded) VALUES (1, 'abc')"
     ),
     "contents, a wrong offset": rows("UPDATE contents SET offset = offset + 1 WHERE n = 1 AND ordinal = 1"),
-    "contents, a wrong SHA-256": rows("UPDATE contents SET sha256 = '00' WHERE n = 1 AND ordinal = 0"),
+    "contents, a wrong SHA-256": rows("UPDATE contents SET digest = x'00' WHERE n = 1 AND ordinal = 0"),
     "contents, a missing row": rows("DELETE FROM contents WHERE n = 1 AND ordinal = 0"),
     "contents, a row too much": rows(
-        "INSERT INTO contents VALUES (1, 7, 0, 'log.txt', 1, '00', 0, 0, 0, 0, 0)"
+        "INSERT INTO contents VALUES (1, 7, 0, 'log.txt', 1, 0, 0, 0, 0, 0, x'00')"
     ),
     "totals, wrong entries": rows("UPDATE totals SET entries = entries + 1 WHERE status = 2"),
     "totals, a wrong size": rows("UPDATE totals SET size = 0 WHERE status = 7"),
