@@ -47,7 +47,7 @@ class Sizes(NamedTuple):
 
 QUICK = Sizes(small=3000, large=128 << 20, readers=8, reader=16 << 20, disk=1200, bulk=600, imported=8000)
 FULL = Sizes(
-    small=15_000, large=512 << 20, readers=32, reader=32 << 20, disk=2000, bulk=4000, imported=20_000
+    small=15_000, large=512 << 20, readers=32, reader=32 << 20, disk=4000, bulk=4000, imported=20_000
 )
 SMALLEST = Sizes(small=60, large=2 << 20, readers=2, reader=2 << 20, disk=20, bulk=20, imported=20)
 
