@@ -104,9 +104,14 @@ def best(
 
 
 def train(
-    converter: str, content: str, given: Sequence[bytes], present: Dictionary | None, level: int
+    converter: str,
+    content: str,
+    given: Sequence[bytes],
+    present: Dictionary | None,
+    level: int,
+    saves_share: float = SAVES,
 ) -> Trained | None:
-    """Make a dictionary of the samples; None where it is hardly better than the one at present.
+    """Make a dictionary of the samples; None where it saves less than that beside the one at present.
 
     Takes seconds. ``level`` is that at which it is to be used, and at which the two are compared: how often
     which symbols occur depends on it, and a dictionary made for another level saves up to a fifth less.
@@ -122,7 +127,7 @@ def train(
     before = _cost(tested, level, present)
     saves = before - _cost(tested, level, Dictionary("candidate", data))
     log.info("a dictionary for the %s of %s saves %.0f %%", content, converter, 100 * saves / max(before, 1))
-    if saves < SAVES * before:
+    if saves < saves_share * before:
         return None
     return Trained(converter, content, data, len(given), saves / len(tested))
 

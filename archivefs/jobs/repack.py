@@ -35,6 +35,8 @@ from archivefs.transaction import Operation
 LEVEL = 19
 """The highest level of zstd that needs no extra memory to decompress."""
 THREADS = os.cpu_count() or 1
+SAVES = 0.05
+"""A new dictionary saves at least this share of a day's contents, and what it takes itself."""
 FEW = 50
 """With fewer small contents in a day, no new dictionary is thought of."""
 MOVES = 2000
@@ -145,7 +147,7 @@ def _dictionary(archive: Archive, group: Group, commit: Commit) -> Dictionary | 
     best = dictionaries.best(archive, group.converter, group.content, given, LEVEL)
     if len(given) < FEW:
         return best
-    trained = dictionaries.train(group.converter, group.content, given, best, LEVEL)
+    trained = dictionaries.train(group.converter, group.content, given, best, LEVEL, SAVES)
     if trained is None or trained.saves_bytes * group.records < len(trained.data):
         return best
     number = commit(trained.operation(day_text(group.day)))
