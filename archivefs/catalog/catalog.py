@@ -53,6 +53,7 @@ VOID_REASON = "its content is not on the disk"
 """``reason`` of an entry whose record the journal knows and the disk has not."""
 RETRY_REASON = "a person asked for another conversion"
 """``reason`` of an entry from the moment of asking until that conversion begins."""
+_INSERT_ENTRY = f"INSERT INTO entries VALUES (NULL{', ?' * 14}, unhex(?){', ?' * 14})"
 _NUMBER = {status: number for number, status in enumerate(STATUSES)}
 _PURGED = _NUMBER[Status.PURGED]
 _EPOCH = date(1970, 1, 1).toordinal()
@@ -90,6 +91,16 @@ def status_number(status: Status) -> int:
     return _NUMBER[status]
 
 
+def require_schema(db: apsw.Connection, path: Path) -> None:
+    """Close the connection and raise ``OtherSchemaError`` where the tables are those of another version."""
+    found = db.execute("SELECT value FROM meta WHERE key = 'schema'").get
+    if found != SCHEMA_VERSION:
+        db.close()
+        raise OtherSchemaError(
+            f"{path}: schema {found!r}, known here is {SCHEMA_VERSION}; archivefs rebuild makes it again"
+        )
+
+
 class Catalog:
     """The writing connection. One thread at a time; readers use their own connection."""
 
@@ -120,12 +131,7 @@ class Catalog:
                 notes.set_meta(self.db, "applied_sha256", "0" * 64)
                 notes.set_meta(self.db, "turned_back", 0)
                 notes.set_meta(self.db, "rules_seq", 0)
-        found = self._meta("schema")
-        if found != SCHEMA_VERSION:
-            self.db.close()
-            raise OtherSchemaError(
-                f"{path}: schema {found!r}, known here is {SCHEMA_VERSION}; archivefs rebuild makes it again"
-            )
+        require_schema(self.db, path)
 
     def check(self) -> None:
         """Look through the whole file. Raises ``apsw.CorruptError`` where it is damaged."""
@@ -254,13 +260,13 @@ class Catalog:
         row = (
             event.id, converter_id, day, _NUMBER[event.status], name,
             names.original(event.folder, event.folder_hex), twin, event.size,
-            event.mtime_ns, event.mode, event.uid, event.gid, event.captured_ms, event.reason,
+            event.mtime_ns, event.mode, event.uid, event.gid, event.captured_ms,
+            naming.kept(name, flat_name), event.sha256, event.reason,
             msgspec.json.encode(event.xattrs).decode(), "",
             event.due_ms, 0, event.seq, self._segment_id(place), place.offset, place.header,
-            place.stored, place.length, -1.0, len(event.members), 0, naming.kept(name, flat_name),
+            place.stored, place.length, -1.0, len(event.members), 0,
         )  # fmt: skip
-        sql = f"INSERT INTO entries VALUES (NULL{', ?' * len(row)}, unhex(?))"
-        self.db.execute(sql, (*row, event.sha256))
+        self.db.execute(_INSERT_ENTRY, row)
         n = self.db.last_insert_rowid()
         self.db.executemany(
             "INSERT INTO members VALUES (?, ?, ?, ?, ?, ?, ?)",

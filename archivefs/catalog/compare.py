@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import apsw
 
 from archivefs.catalog import trigrams
-from archivefs.catalog.catalog import Catalog
+from archivefs.catalog.catalog import Catalog, require_schema
 from archivefs.catalog.connection import connect
 from archivefs.errors import CatalogError
 
@@ -52,10 +52,11 @@ class Snapshot:
     """
 
     def __init__(self, path: Path) -> None:
-        """Open and fix the moment."""
+        """Open and fix the moment. Raises ``OtherSchemaError``, too."""
         with told(path):
             self._db = connect(path, readonly=True)
             self._db.execute("BEGIN")
+            require_schema(self._db, path)
         self._path = path
 
     def applied_seq(self) -> int:

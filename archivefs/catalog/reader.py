@@ -10,7 +10,13 @@ import apsw
 
 from archivefs import names
 from archivefs.catalog import conditions, labels, searching
-from archivefs.catalog.catalog import DROP_REASON, VOID_REASON, day_text, status_number
+from archivefs.catalog.catalog import (
+    DROP_REASON,
+    VOID_REASON,
+    day_text,
+    require_schema,
+    status_number,
+)
 from archivefs.catalog.connection import connect
 from archivefs.catalog.jobs import JobReader
 from archivefs.catalog.outbox import OutboxReader
@@ -51,9 +57,11 @@ class Reader(SegmentReader):
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """A connection of its own, for reading. Raises ``CatalogError``."""
+        """A connection of its own, for reading. Raises ``CatalogError``, ``OtherSchemaError``."""
         try:
-            return cls(connect(path, readonly=True))
+            db = connect(path, readonly=True)
+            require_schema(db, path)
+            return cls(db)
         except apsw.Error as error:
             raise CatalogError(f"{path} cannot be read: {error}") from None
 

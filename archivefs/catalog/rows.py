@@ -33,6 +33,8 @@ class Entry(NamedTuple):
     uid: int
     gid: int
     captured_ms: int
+    flat: bytes
+    digest: bytes
     reason: str
     xattrs: str
     superseded_by: str
@@ -47,8 +49,6 @@ class Entry(NamedTuple):
     confidence: float
     members: int
     reports: int
-    flat: bytes
-    digest: bytes
 
     @property
     def status(self) -> Status:

@@ -67,6 +67,8 @@ CREATE TABLE entries (
     uid          INTEGER NOT NULL,    -- owner in the inbox
     gid          INTEGER NOT NULL,
     captured_ms  INTEGER NOT NULL,    -- the server's clock at capture
+    flat         BLOB NOT NULL,       -- flat_name where it is not name, '' else
+    digest       BLOB NOT NULL,       -- sha256, 32 bytes
     reason       TEXT NOT NULL,       -- why it has its status where no attempt says so, '' if obvious
     xattrs       TEXT NOT NULL,       -- JSON object of user.* attributes, values in Base64
     superseded_by TEXT NOT NULL,      -- id of the later version, '' for none
@@ -81,9 +83,7 @@ CREATE TABLE entries (
     confidence   REAL NOT NULL,       -- of the converter that it was given after its capture, from 0 to 1; -1: none was.
                                       --   The record of such a source may lie in a segment of `unrouted`
     members      INTEGER NOT NULL,    -- how many files and folders are in a source that is a folder; 0: it is a file
-    reports      INTEGER NOT NULL,    -- how many reports its attempts made, all together
-    flat         BLOB NOT NULL,       -- flat_name where it is not name, '' else
-    digest       BLOB NOT NULL        -- sha256, 32 bytes
+    reports      INTEGER NOT NULL     -- how many reports its attempts made, all together
 ) STRICT;
 
 CREATE TABLE members (              -- what is in sources that are folders

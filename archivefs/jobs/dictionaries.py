@@ -4,9 +4,9 @@ A dictionary is made once a converter has enough small sources (or reports), and
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from archivefs.archive import Archive
 from archivefs.errors import ContentDamagedError, DictionaryError
@@ -15,6 +15,7 @@ from archivefs.packing import REPORTS, SOURCES
 from archivefs.store import dictionaries
 from archivefs.store.dictionaries import Dictionary
 from archivefs.store.frames import DICTIONARY_BYTES, encode_bytes
+from archivefs.transaction import Operation
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +112,7 @@ def train(
     level: int,
     saves_share: float = SAVES,
 ) -> Trained | None:
-    """Make a dictionary of the samples; None where it saves less than that beside the one at present.
+    """Make a dictionary of the samples; None where it saves less than ``saves_share`` of what is at present.
 
     Takes seconds. ``level`` is that at which it is to be used, and at which the two are compared: how often
     which symbols occur depends on it, and a dictionary made for another level saves up to a fifth less.
@@ -135,6 +136,31 @@ def train(
 def _cost(contents: Sequence[bytes], level: int, dictionary: Dictionary | None) -> int:
     """Bytes that these contents take with a dictionary."""
     return sum(encode_bytes(content, level, dictionary).stored for content in contents)
+
+
+def renew(
+    archive: Archive,
+    converter: str,
+    content: str,
+    given: Sequence[bytes],
+    commit: Callable[[Operation[Any]], Any],
+) -> None:
+    """Replace the dictionary in use for what comes, where contents of late are not any more what it is for.
+
+    Takes seconds. Raises as ``commit``.
+    """
+    rows = archive.reader.dictionaries()
+    used = [row for row in rows if (row.converter, row.content, row.day) == (converter, content, "")]
+    if not used:
+        return
+    try:
+        present = archive.content.dictionaries.by_number(used[-1].number)
+    except DictionaryError:  # an alarm says so
+        return
+    level = archive.converter_config(converter).compression_level
+    trained = train(converter, content, given, present, level)
+    if trained is not None:
+        commit(trained.operation())
 
 
 def train_next(archive: Archive, tried: dict[Wanted, int]) -> Trained | None:

@@ -27,7 +27,7 @@ from archivefs.query import Query
 from archivefs.store import recovery
 from archivefs.store.dictionaries import Dictionary
 from archivefs.store.durable import sync_dir
-from archivefs.store.frames import Encoded, RecordHeader, encode_pieces
+from archivefs.store.frames import DICTIONARY_BYTES, Encoded, RecordHeader, encode_pieces
 from archivefs.store.segment import SegmentWriter, scan
 from archivefs.store.store import split_name
 from archivefs.transaction import Operation
@@ -53,7 +53,8 @@ _Moved = list[tuple[Location, Move]]
 class Group(NamedTuple):
     """The segments of a converter's day that become one, with so many records of so many bytes of content.
 
-    ``unused``: segments of that day in which nothing is needed any more. ``size``: bytes of all on the disk.
+    ``unused``: segments of that day in which nothing is needed any more. ``small``: how many of the records a
+    dictionary is for. ``size``: bytes of all on the disk.
     """
 
     base: str
@@ -63,6 +64,7 @@ class Group(NamedTuple):
     segments: list[str]
     unused: list[str]
     records: int
+    small: int
     content_bytes: int
     size: int
 
@@ -108,9 +110,16 @@ def _group(archive: Archive, base: str, day: int, names: list[str], packed: set[
     return Group(
         base, converter, content, day, segments, unused,
         records=sum(len(records[name]) for name in segments),
+        small=sum(_is_small(record) for name in segments for record in records[name]),
         content_bytes=sum(record.size for name in segments for record in records[name]),
         size=sum(_size(archive.root / "content" / name) for name in (*segments, *unused)),
     )  # fmt: skip
+
+
+def _is_small(record: Record) -> bool:
+    """Whether it is among those of which samples are taken; a log is not."""
+    is_log = record.attempt > 0 and record.ordinal == 0
+    return not is_log and 0 < record.size <= DICTIONARY_BYTES
 
 
 def _size(path: Path) -> int:
@@ -139,19 +148,28 @@ def repack(archive: Archive, group: Group, commit: Commit, progress: Progress = 
 
 
 def _dictionary(archive: Archive, group: Group, commit: Commit) -> Dictionary | None:
-    """The dictionary that serves the group best, or a new one where that saves what it takes.
+    """The dictionary that serves the group best, or a new one where that saves more than it takes.
 
-    It is never the one in use for what comes: that is made for the level at which captures are compressed.
+    A new one is for repacks only: what is captured needs one that is made for the level of captures.
     """
     given = dictionaries.samples(archive, group.converter, group.content, (group.day, group.day))
     best = dictionaries.best(archive, group.converter, group.content, given, LEVEL)
     if len(given) < FEW:
         return best
+    if _is_newest(archive, group):
+        dictionaries.renew(archive, group.converter, group.content, given, commit)
     trained = dictionaries.train(group.converter, group.content, given, best, LEVEL, SAVES)
-    if trained is None or trained.saves_bytes * group.records < len(trained.data):
+    if trained is None or trained.saves_bytes * group.small < len(trained.data):
         return best
     number = commit(trained.operation(day_text(group.day)))
     return archive.content.dictionaries.by_number(number)
+
+
+def _is_newest(archive: Archive, group: Group) -> bool:
+    """Whether what comes now is likely to be like this day: it is the converter's last that is finished."""
+    number, today = archive.reader.converter_id(group.converter) or 0, archive.today()
+    days = archive.reader.groups("day", {"converter_id": (number, number), "day": (0, today - 1)})
+    return group.day >= max(days, default=0)
 
 
 # -- the new segment ---------------------------------------------------------------------------------------

@@ -194,6 +194,7 @@ def _trained(
     """Events for the dictionaries that records name, in the order of their numbers.
 
     Of one that is missing, or with which its records do not read, only the number is told: it may come back.
+    Nobody knows for which level they were made: so none is used for what comes, and a new one is trained.
     """
     users: dict[str, list[ScannedRecord]] = defaultdict(list)
     for record in records:
@@ -202,7 +203,8 @@ def _trained(
     seen: set[int] = set()
     for name in sorted(users, key=lambda each: (len(each), each)):
         tried = list(itertools.islice(_needed(root / "content", users[name]), TRIED))
-        converter, _, kind = base_of(users[name][0].location.segment).rpartition("/")[2].rpartition(".")
+        day, _, of = base_of(max(each.location.segment for each in users[name])).rpartition("/")
+        converter, _, kind = of.rpartition(".")
         size, sha256, number = 0, "", tried[0][1] if tried else 0
         try:
             file = dictionaries.read(root / "dictionaries", name, "")
@@ -215,7 +217,7 @@ def _trained(
             seen.add(number)
             yield DictionaryTrained(
                 converter=converter, content=kind, name=name, number=number, samples=0,
-                size=size, sha256=sha256,
+                size=size, sha256=sha256, day=day.replace("/", "-"),
             )  # fmt: skip
 
 

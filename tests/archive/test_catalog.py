@@ -27,7 +27,9 @@ from archive_parts import (
 
 from archivefs.archive import Archive
 from archivefs.catalog.catalog import SCHEMA_VERSION, Catalog, day_number, day_text
+from archivefs.catalog.compare import Snapshot
 from archivefs.catalog.connection import connect
+from archivefs.catalog.reader import Reader
 from archivefs.errors import JournalDamagedError, LockedError, OtherSchemaError
 from archivefs.events import Verified
 from archivefs.operations import Adopt, BeginAttempt, Drop, Note, Report, Retry, Route, Touch
@@ -36,6 +38,8 @@ from archivefs.routing import ROUTING_REASON, UNROUTED
 from archivefs.states import Outcome, Status
 from archivefs.statuses import RETRIABLE
 from archivefs.transaction import Operation
+from archivefs.verify.findings import Severity
+from archivefs.verify.verify import Scope, verify_folder
 
 NAMES = [
     b"unit.csv",
@@ -365,8 +369,14 @@ def test_a_catalog_of_another_schema_is_made_again(root: Path, clock: Clock) -> 
     db.execute("UPDATE meta SET value = 99 WHERE key = 'schema'")
     db.close()
     words = f"schema 99, known here is {SCHEMA_VERSION}; archivefs rebuild makes it"
+    for look in (Catalog, Reader.open, Snapshot):
+        with pytest.raises(OtherSchemaError, match=words):
+            look(root / CATALOG)
     with pytest.raises(OtherSchemaError, match=words):
-        Catalog(root / CATALOG)
+        Archive.open_as_it_is(root)
+    (finding,) = verify_folder(root, Scope()).findings
+    assert (finding.check, finding.severity) == ("catalog-damaged", Severity.ERROR)
+    assert words in finding.what
     Archive(root, clock=clock).close()
     assert catalog_rows(root) == before
     assert not (root / "catalog.sqlite.damaged").exists(), "it was whole"

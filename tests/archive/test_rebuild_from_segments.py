@@ -23,6 +23,7 @@ from archive_parts import (
     source,
 )
 from test_verify_parts import (
+    DAYS,
     Ran,
     archivefs,
     content_of,
@@ -124,6 +125,19 @@ BREAKS: Mapping[str, Damage] = {
     "the journal's folder and the catalog are gone": both(no_journal, no_catalog),
 }
 named = pytest.mark.parametrize("damage", BREAKS.values(), ids=BREAKS.keys())
+
+
+def test_dictionaries_come_back_for_what_needs_them_and_not_for_captures(tmp_path: Path) -> None:
+    root = sample(tmp_path / "archive")
+    with Archive(root) as archive:
+        (before,) = archive.reader.dictionaries()
+        assert archive.packing.dictionary("ict", "reports") is not None
+    assert rebuild(root).code == 0
+    with Archive(root) as archive:
+        (row,) = archive.reader.dictionaries()
+        assert (row.name, row.sha256, row.day) == (before.name, before.sha256, DAYS[-1])
+        assert archive.packing.dictionary("ict", "reports") is None
+        everything_is_readable(archive)
 
 
 @named

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import resource
 import subprocess
 import sys
@@ -96,7 +97,7 @@ def segments(root: Path, day: str = "2026/02/13") -> set[str]:
     return {file.name for file in (root / "content" / day).iterdir()}
 
 
-def first_header(file: Path) -> frames.RecordHeader:
+def header_of(file: Path) -> frames.RecordHeader:
     return next(scan(file, file.name)).header
 
 
@@ -146,12 +147,35 @@ def test_a_dictionary_of_a_repack_serves_other_days_but_not_what_is_captured(
         (row,) = archive.reader.dictionaries()
         assert (row.converter, row.content, row.day) == ("ict", "sources", "2026-02-13")
         captured(archive, measured(5000), b"later.csv", "ict")
-        assert first_header(days / "content/2026/02/14/ict.sources.zst").dictionary == ""
-        assert first_header(days / "content/2026/02/13/ict.sources.2.zst").dictionary == row.name
+        assert header_of(days / "content/2026/02/14/ict.sources.zst").dictionary == ""
+        assert header_of(days / "content/2026/02/13/ict.sources.2.zst").dictionary == row.name
         repacked(archive, "converter=ict", everything=True)
-        assert first_header(days / "content/2026/02/14/ict.sources.2.zst").dictionary == row.name
+        assert header_of(days / "content/2026/02/14/ict.sources.2.zst").dictionary == row.name
         assert archive.reader.dictionaries() == [row]
     is_sound(days)
+
+
+def of_another_format(number: int) -> bytes:
+    """What the same stations save after an update of their program."""
+    chance = random.Random(number)
+    rows = (f"<test id={n * n * 7919} kind={(n * 31) % 17}>{chance.random():.3f}</test>" for n in range(60))
+    return "\n".join(rows).encode()
+
+
+def test_a_new_format_gets_a_dictionary_for_its_day_and_one_for_what_comes(root: Path, clock: Clock) -> None:
+    with make(root, clock) as archive:
+        old = trained(archive, "ict", "sources")
+        commit(archive, *(capture(of_another_format(n), b"%d.xml" % n, "ict") for n in range(REPORTS)))
+        clock.turn(DAY)
+        before = sources(archive)
+        repacked(archive, "converter=ict")
+        first, for_captures, for_the_day = archive.reader.dictionaries()
+        assert (first, for_captures.day, for_the_day.day) == (old, "", "2026-02-13")
+        captured(archive, of_another_format(-1), b"later.xml", "ict")
+        assert header_of(root / "content/2026/02/14/ict.sources.zst").dictionary == for_captures.name
+        assert header_of(root / "content/2026/02/13/ict.sources.2.zst").dictionary == for_the_day.name
+        assert {id_: content for id_, content in sources(archive).items() if id_ in before} == before
+    is_sound(root)
 
 
 def test_all_repacks_today_and_what_comes_later_begins_a_new_file(days: Path, clock: Clock) -> None:

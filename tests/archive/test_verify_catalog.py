@@ -72,9 +72,9 @@ ROWS: dict[str, Damage] = {
     "entries, a missing row": rows("DELETE FROM entries WHERE n = 2"),
     "entries, a row too much": rows(
         "INSERT INTO entries SELECT NULL, '20260213T120000999-abcdef', converter_id, day, status, name,"
-        " folder, twin, size, mtime_ns, mode, uid, gid, captured_ms, reason,"
+        " folder, twin, size, mtime_ns, mode, uid, gid, captured_ms, x'7a7a', digest, reason,"
         " xattrs, superseded_by, due_ms, attempts, changed_seq, segment_id, offset, header, stored, length,"
-        " confidence, members, reports, x'7a7a', digest"
+        " confidence, members, reports"
         " FROM entries WHERE n = 1"
     ),
     "entries, all rows gone": rows("DELETE FROM entries"),
