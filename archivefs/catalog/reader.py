@@ -445,10 +445,6 @@ class Reader(SegmentReader):
         """Entries whose content the disk does not have."""
         return [entry for entry in self.with_status(Status.QUARANTINED) if entry.reason == VOID_REASON]
 
-    def schema(self) -> int:
-        """The version of the catalog's tables, 0 where it does not say."""
-        return int(self.db.execute("SELECT value FROM meta WHERE key = 'schema'").get or 0)
-
     def applied(self) -> tuple[int, str]:
         """Number and SHA-256 of the last journal line that is in it."""
         rows = dict(self.db.execute("SELECT key, value FROM meta WHERE key LIKE 'applied_%'"))

@@ -11,7 +11,7 @@ from archivefs.catalog.compare import Snapshot, told
 from archivefs.catalog.reader import Reader
 from archivefs.config import load
 from archivefs.doctor.findings import Case, Line, ok, problem, warning
-from archivefs.errors import ArchiveError, ConfigError, JournalDamagedError
+from archivefs.errors import ArchiveError, ConfigError, JournalDamagedError, OtherSchemaError
 from archivefs.rebuilding import CATALOG, CHECKED_BYTES
 from archivefs.states import Status, Submission
 from archivefs.store import lock
@@ -55,28 +55,22 @@ def catalog(case: Case) -> Iterator[Line]:
         yield warning("catalog", f"{CATALOG} is missing; it is only an index", rebuild)
         return
     try:
-        schema, seq = _looked_into(case)
+        seq = _looked_into(case)
+    except OtherSchemaError as error:
+        yield warning("catalog", str(error), rebuild)
     except ArchiveError as error:
         yield problem("catalog", f"it cannot be read: {error}", f"{rebuild} (while it is not mounted)")
-        return
-    if schema != SCHEMA_VERSION:
-        case.archive = None
-        yield warning(
-            "catalog",
-            f"it has schema {schema}, this version has {SCHEMA_VERSION}; the next command makes it again",
-            rebuild,
-        )
     else:
-        yield ok("catalog", f"schema {schema}, up to line {seq} of the journal")
+        yield ok("catalog", f"schema {SCHEMA_VERSION}, up to line {seq} of the journal")
 
 
-def _looked_into(case: Case) -> tuple[int, int]:
-    """Schema and last journal line; opens the archive as it is. Raises ``CatalogError``."""
+def _looked_into(case: Case) -> int:
+    """The last journal line that it has; opens the archive as it is. Raises ``CatalogError``."""
     path = case.root / CATALOG
     with told(path):
         reader = Reader.open(path)
         try:
-            schema, seq = reader.schema(), reader.applied()[0]
+            seq = reader.applied()[0]
         finally:
             reader.close()
         if path.stat().st_size <= CHECKED_BYTES:
@@ -87,9 +81,9 @@ def _looked_into(case: Case) -> tuple[int, int]:
                 looked.close()
             if damage:
                 raise ArchiveError(damage)
-        if schema == SCHEMA_VERSION and case.config is not None:
+        if case.config is not None:
             case.archive = Archive.open_as_it_is(case.root)
-    return schema, seq
+    return seq
 
 
 def journal(case: Case) -> Iterator[Line]:

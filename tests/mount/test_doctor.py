@@ -321,9 +321,9 @@ def test_what_is_wrong_with_the_catalog_is_named_and_the_remedy_mends_it(mounted
         db.close()
     said = doctor(archive, code=54 if damage == "garbage" else 53)
     line = only(said, "catalog")
-    assert {"missing": "is missing", "garbage": "cannot be read", "schema": "has schema 1"}[damage] in line[
-        "seen"
-    ]
+    assert {"missing": "is missing", "garbage": "cannot be read", "schema": "schema 1, known here"}[
+        damage
+    ] in line["seen"]
     mended_by(line | {"remedy": line["remedy"].partition(" (while")[0]})
     doctor(archive, code=0)
 
