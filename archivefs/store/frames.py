@@ -427,10 +427,7 @@ def header_frame(header: RecordHeader) -> tuple[bytes, str]:
 
 def table_frame(check: str, frames: list[int]) -> bytes:
     """The frame table as a skippable frame."""
-    several = len(frames) > 1
-    table = (
-        FrameTable(header=check, frames=frames, frame_size=FRAME_BYTES)
-        if several
-        else FrameTable(header=check)
-    )
+    table = FrameTable(header=check)
+    if len(frames) > 1:
+        table = FrameTable(header=check, frames=frames, frame_size=FRAME_BYTES)
     return skippable(TABLE_MAGIC, msgspec.json.encode(table))

@@ -26,11 +26,9 @@ from archive_parts import (
 )
 
 from archivefs.archive import Archive
-from archivefs.catalog.catalog import SCHEMA_VERSION, Catalog, day_number, day_text
-from archivefs.catalog.compare import Snapshot
+from archivefs.catalog.catalog import Catalog, day_number, day_text
 from archivefs.catalog.connection import connect
-from archivefs.catalog.reader import Reader
-from archivefs.errors import JournalDamagedError, LockedError, OtherSchemaError
+from archivefs.errors import JournalDamagedError, LockedError
 from archivefs.events import Verified
 from archivefs.operations import Adopt, BeginAttempt, Drop, Note, Report, Retry, Route, Touch
 from archivefs.rebuilding import CATALOG, rebuild
@@ -38,8 +36,6 @@ from archivefs.routing import ROUTING_REASON, UNROUTED
 from archivefs.states import Outcome, Status
 from archivefs.statuses import RETRIABLE
 from archivefs.transaction import Operation
-from archivefs.verify.findings import Severity
-from archivefs.verify.verify import Scope, verify_folder
 
 NAMES = [
     b"unit.csv",
@@ -360,26 +356,6 @@ def test_whichever_page_of_the_catalog_is_damaged_the_archive_opens(
             reopen(root, clock)
     rebuild(root, clock=clock)
     assert catalog_rows(root) == before
-
-
-def test_a_catalog_of_another_schema_is_made_again(root: Path, clock: Clock) -> None:
-    make(root, clock).close()
-    before = catalog_rows(root)
-    db = connect(root / CATALOG)
-    db.execute("UPDATE meta SET value = 99 WHERE key = 'schema'")
-    db.close()
-    words = f"schema 99, known here is {SCHEMA_VERSION}; archivefs rebuild makes it"
-    for look in (Catalog, Reader.open, Snapshot):
-        with pytest.raises(OtherSchemaError, match=words):
-            look(root / CATALOG)
-    with pytest.raises(OtherSchemaError, match=words):
-        Archive.open_as_it_is(root)
-    (finding,) = verify_folder(root, Scope()).findings
-    assert (finding.check, finding.severity) == ("catalog-damaged", Severity.ERROR)
-    assert words in finding.what
-    Archive(root, clock=clock).close()
-    assert catalog_rows(root) == before
-    assert not (root / "catalog.sqlite.damaged").exists(), "it was whole"
 
 
 def test_an_interrupted_rebuild_leaves_nothing_in_the_way(root: Path, clock: Clock) -> None:

@@ -154,18 +154,6 @@ def test_what_has_nothing_in_common_gets_no_dictionary(archive: Archive) -> None
     assert not (archive.root / "dictionaries").exists()
 
 
-def test_a_dictionary_is_made_for_the_level_at_which_it_is_used() -> None:
-    given, others = [measured(n) for n in range(500)], [measured(n) for n in range(1000, 1100)]
-    made = [dictionaries.train("files", SOURCES, given, None, level) for level in (LEVEL, 19)]
-    low, high = (Dictionary("made", each.data) for each in made if each)
-
-    def size(level: int, dictionary: Dictionary) -> int:
-        return sum(encode_bytes(each, level, dictionary).stored for each in others)
-
-    assert size(LEVEL, low) < 0.9 * size(LEVEL, high)
-    assert size(19, high) < size(19, low)
-
-
 def test_what_a_dictionary_would_only_make_a_little_smaller_gets_none(archive: Archive) -> None:
     """A dozen bytes in common, two thousand not."""
     contents = [b"<report xmlns=1>" + some_bytes(number, 2000) for number in range(SAMPLES)]

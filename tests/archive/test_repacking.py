@@ -37,13 +37,14 @@ from archivefs.archive import Archive
 from archivefs.errors import ContentDamagedError
 from archivefs.events import Voided
 from archivefs.fs.frame_cache import LEAST_BYTES, ContentHandle, FrameCache
-from archivefs.jobs import repack
+from archivefs.jobs import dictionaries, repack
 from archivefs.operations import Note
 from archivefs.parts import Location
 from archivefs.query import parse
 from archivefs.rebuilding import rebuild
 from archivefs.store import frames
-from archivefs.store.segment import scan
+from archivefs.store.dictionaries import Dictionary
+from archivefs.store.segment import first_header
 from archivefs.verify.findings import Severity
 from archivefs.verify.verify import Scope, verify_folder
 
@@ -97,8 +98,10 @@ def segments(root: Path, day: str = "2026/02/13") -> set[str]:
     return {file.name for file in (root / "content" / day).iterdir()}
 
 
-def header_of(file: Path) -> frames.RecordHeader:
-    return next(scan(file, file.name)).header
+def dictionary_of(segment: Path) -> str:
+    header = first_header(segment)
+    assert header is not None
+    return header.dictionary
 
 
 def is_sound(root: Path) -> None:
@@ -147,12 +150,24 @@ def test_a_dictionary_of_a_repack_serves_other_days_but_not_what_is_captured(
         (row,) = archive.reader.dictionaries()
         assert (row.converter, row.content, row.day) == ("ict", "sources", "2026-02-13")
         captured(archive, measured(5000), b"later.csv", "ict")
-        assert header_of(days / "content/2026/02/14/ict.sources.zst").dictionary == ""
-        assert header_of(days / "content/2026/02/13/ict.sources.2.zst").dictionary == row.name
+        assert dictionary_of(days / "content/2026/02/14/ict.sources.zst") == ""
+        assert dictionary_of(days / "content/2026/02/13/ict.sources.2.zst") == row.name
         repacked(archive, "converter=ict", everything=True)
-        assert header_of(days / "content/2026/02/14/ict.sources.2.zst").dictionary == row.name
+        assert dictionary_of(days / "content/2026/02/14/ict.sources.2.zst") == row.name
         assert archive.reader.dictionaries() == [row]
     is_sound(days)
+
+
+def test_a_dictionary_is_made_for_the_level_at_which_it_is_used() -> None:
+    given, others = [measured(n) for n in range(500)], [measured(n) for n in range(1000, 1100)]
+    made = [dictionaries.train("files", "sources", given, None, level) for level in (3, repack.LEVEL)]
+    low, high = (Dictionary("made", each.data) for each in made if each)
+
+    def size(level: int, dictionary: Dictionary) -> int:
+        return sum(frames.encode_bytes(each, level, dictionary).stored for each in others)
+
+    assert size(3, low) < 0.9 * size(3, high)
+    assert size(repack.LEVEL, high) < size(repack.LEVEL, low)
 
 
 def of_another_format(number: int) -> bytes:
@@ -172,8 +187,8 @@ def test_a_new_format_gets_a_dictionary_for_its_day_and_one_for_what_comes(root:
         first, for_captures, for_the_day = archive.reader.dictionaries()
         assert (first, for_captures.day, for_the_day.day) == (old, "", "2026-02-13")
         captured(archive, of_another_format(-1), b"later.xml", "ict")
-        assert header_of(root / "content/2026/02/14/ict.sources.zst").dictionary == for_captures.name
-        assert header_of(root / "content/2026/02/13/ict.sources.2.zst").dictionary == for_the_day.name
+        assert dictionary_of(root / "content/2026/02/14/ict.sources.zst") == for_captures.name
+        assert dictionary_of(root / "content/2026/02/13/ict.sources.2.zst") == for_the_day.name
         assert {id_: content for id_, content in sources(archive).items() if id_ in before} == before
     is_sound(root)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-from archive_parts import Clock, capture, commit, make
+from archive_parts import Clock, capture, catalog_rows, commit, make
 from test_verify_parts import (
     archivefs,
     content_of,
@@ -19,8 +19,15 @@ from test_verify_parts import (
     verify,
 )
 
+from archivefs.archive import Archive
+from archivefs.catalog.catalog import SCHEMA_VERSION, Catalog
+from archivefs.catalog.compare import Snapshot
+from archivefs.catalog.reader import Reader
+from archivefs.errors import OtherSchemaError
 from archivefs.events import Repaired, decode
 from archivefs.rebuilding import CATALOG
+from archivefs.verify.findings import Severity
+from archivefs.verify.verify import Scope, verify_folder
 
 Damage = Callable[[Path], None]
 SEGMENT = "2026/02/14/ict.sources.zst"
@@ -303,3 +310,21 @@ def test_every_record_is_read_though_its_converter_is_missing_in_the_catalog(tmp
     every = json.loads(verify(root).out)["records"]
     sql(root, "DELETE FROM converters WHERE name = 'ict'")
     assert json.loads(verify(root).out)["records"] == every
+
+
+def test_a_catalog_of_another_schema_is_made_again(root: Path, clock: Clock) -> None:
+    make(root, clock).close()
+    before = catalog_rows(root)
+    sql(root, "UPDATE meta SET value = 99 WHERE key = 'schema'")
+    words = f"schema 99, known here is {SCHEMA_VERSION}; archivefs rebuild makes it"
+    for look in (Catalog, Reader.open, Snapshot):
+        with pytest.raises(OtherSchemaError, match=words):
+            look(root / CATALOG)
+    with pytest.raises(OtherSchemaError, match=words):
+        Archive.open_as_it_is(root)
+    (finding,) = verify_folder(root, Scope()).findings
+    assert (finding.check, finding.severity) == ("catalog-damaged", Severity.ERROR)
+    assert words in finding.what
+    Archive(root, clock=clock).close()
+    assert catalog_rows(root) == before
+    assert not (root / "catalog.sqlite.damaged").exists(), "it was whole"
